@@ -1,0 +1,107 @@
+"""The learner protocol: a NamedTuple of pure functions over one state, and the view of it that probes get."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import optax
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from neoteny.networks.network import Maker, Network, split_trainable
+
+
+class Batch(NamedTuple):
+    """A supervised batch: `inputs` (batch, ...) float32, `targets` (batch,) int32 labels or (batch, outputs) float32."""
+
+    inputs: Array
+    targets: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where a state came from: what makes fresh parameters and fresh optimiser state of the same structure.
+
+    `makers` and `optimizers` are by network name. An origin may close over traced hyper-parameters, so it never leaves
+    the program it was made in: the runner detaches it at the boundary and attaches it again inside.
+    """
+
+    makers: dict[str, Maker]
+    optimizers: dict[str, optax.GradientTransformation]
+
+
+class LearnerState(eqx.Module):
+    """All a learner holds between updates.
+
+    networks: name -> network ("online" is the trained one). followers: ((target, online), ...) pairs that get every
+    draw of the network they follow. optimizer: network -> stage -> optimiser state; a frozen stage has no entry.
+    memory: what regularisers and losses keep.
+    """
+
+    networks: dict[str, Network]
+    optimizer: dict[str, dict[str, PyTree]]
+    memory: PyTree = None
+    followers: tuple[tuple[str, str], ...] = eqx.field(static=True, default=())
+    origin: Origin | None = eqx.field(static=True, default=None)
+
+    def require_origin(self) -> Origin:
+        """The origin, or a ValueError saying how to attach one."""
+        if self.origin is None:
+            raise ValueError("this state has no origin to draw fresh parameters from; use attach(state, learner) first")
+        return self.origin
+
+
+class View(NamedTuple):
+    """All that probes see of a learner.
+
+    loss(network, batch, key) -> scalar, the training loss without updating statistics. features(network, inputs) ->
+    {stage: (batch, ...)}. `optimizer` is the per-stage transformation, `maker` makes a fresh network.
+    """
+
+    network: Network
+    loss: Callable[[Network, Any, PRNGKeyArray | None], Array]
+    optimizer: optax.GradientTransformation
+    features: Callable[[Network, Array], dict[str, Array]]
+    maker: Maker
+
+
+class Learner(NamedTuple):
+    """Pure functions; the state is the caller's.
+
+    init(key) -> state. update(state, batch, key) -> (state, metrics: {name: scalar}). predict(state, inputs) ->
+    outputs. score(outputs, targets) -> {metric: (batch,)} per example, for evaluation. switch(state, task_index,
+    sample_previous, key) -> state, called when a new task begins. view(state) -> View. act(state, observation, key) ->
+    action, None for learners that never act.
+    """
+
+    init: Callable[[PRNGKeyArray], LearnerState]
+    update: Callable[[LearnerState, Any, PRNGKeyArray], tuple[LearnerState, dict[str, Array]]]
+    predict: Callable[[LearnerState, Array], Array]
+    score: Callable[[Array, Array], dict[str, Array]]
+    switch: Callable[[LearnerState, Array, Callable | None, PRNGKeyArray], LearnerState]
+    view: Callable[[LearnerState], View]
+    origin: Origin
+    act: Callable[[LearnerState, Array, PRNGKeyArray], Array] | None = None
+
+
+def attach(state: LearnerState, learner: Learner) -> LearnerState:
+    """`state` with the learner's origin, so that interventions can draw fresh parameters and moments."""
+    return LearnerState(state.networks, state.optimizer, state.memory, state.followers, learner.origin)
+
+
+def detach(state: LearnerState) -> LearnerState:
+    """`state` without its origin: only arrays, fit to cross a program boundary or to be stored."""
+    return LearnerState(state.networks, state.optimizer, state.memory, state.followers, None)
+
+
+def init_stages(optimizer: optax.GradientTransformation, network: Network) -> dict[str, PyTree]:
+    """Fresh optimiser state for every stage that has trained parameters: stage -> state."""
+    states = {}
+    for name, stage in zip(network.names, network.stages, strict=True):
+        parameters, _ = split_trainable(stage)
+        if jax.tree.leaves(parameters):
+            states[name] = optimizer.init(parameters)
+    return states

@@ -1,0 +1,148 @@
+"""Networks: an ordered tuple of named stages, and the protocol every layer follows.
+
+A stage is the unit that probes look at and interventions act on. One call of a network returns its output, the
+output of every stage, and the network with updated statistics (running moments of batch norm, for example).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import NamedTuple, Self
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+
+class Statistic(eqx.Module):
+    """An array a layer updates by itself, such as a running mean: saved with the network, never trained."""
+
+    value: Array
+
+
+class Layer(eqx.Module):
+    """A batched map. Calling it returns the output and the layer with updated statistics (itself if it has none)."""
+
+    @abc.abstractmethod
+    def __call__(self, x: Array, *, train: bool = False, key: PRNGKeyArray | None = None) -> tuple[Array, Self]:
+        """Map a batch `x` (samples first, channels last). `train` selects batch moments and dropout; `key` feeds them."""
+
+
+class Chain(Layer):
+    """Layers applied one after another as one layer."""
+
+    layers: tuple[Layer, ...]
+
+    def __init__(self, *layers: Layer):
+        self.layers = layers
+
+    def __call__(self, x, *, train=False, key=None):
+        updated = []
+        for index, layer in enumerate(self.layers):
+            x, layer = layer(x, train=train, key=None if key is None else jax.random.fold_in(key, index))
+            updated.append(layer)
+        return x, type(self)(*updated)
+
+
+class PerExample(Layer):
+    """Any Equinox-style module written for a single example, mapped over the batch."""
+
+    module: Callable
+
+    def __call__(self, x, *, train=False, key=None):
+        return jax.vmap(self.module)(x), self
+
+
+class Pass(NamedTuple):
+    """What one forward pass gives: `output` (batch, outputs), `stages` name -> (batch, ...), and the updated network."""
+
+    output: Array
+    stages: dict[str, Array]
+    network: Network
+
+
+class Network(eqx.Module):
+    """An ordered tuple of named stages.
+
+    `Network(hidden=..., head=...)`: keyword order is stage order. A value that is not a `Layer` is taken for an
+    Equinox-style module of one example and mapped over the batch.
+    """
+
+    names: tuple[str, ...] = eqx.field(static=True)
+    stages: tuple[Layer, ...]
+
+    def __init__(self, **stages: Layer | Callable):
+        if not stages:
+            raise ValueError("a network needs at least one stage: Network(hidden=..., head=...)")
+        self.names = tuple(stages)
+        self.stages = tuple(s if isinstance(s, Layer) else PerExample(s) for s in stages.values())
+
+    def __call__(self, x: Array, *, train: bool = False, key: PRNGKeyArray | None = None) -> Pass:
+        outputs, updated = {}, {}
+        for index, (name, stage) in enumerate(zip(self.names, self.stages, strict=True)):
+            stage_key = None if key is None else jax.random.fold_in(key, index)
+            x, updated[name] = stage(x, train=train, key=stage_key)
+            outputs[name] = x
+        return Pass(x, outputs, Network(**updated))
+
+    def stage(self, name: str) -> Layer:
+        """The stage called `name`; KeyError naming the stages there are."""
+        return self.stages[self.index(name)]
+
+    def index(self, name: str) -> int:
+        """Position of the stage called `name`."""
+        if name not in self.names:
+            raise KeyError(f"no stage {name!r}; the stages are {', '.join(self.names)}")
+        return self.names.index(name)
+
+    def replace(self, **stages: Layer) -> Network:
+        """This network with the named stages exchanged."""
+        for name in stages:
+            self.index(name)
+        return Network(**{name: stages.get(name, stage) for name, stage in zip(self.names, self.stages, strict=True)})
+
+
+Maker = Callable[[PRNGKeyArray], Network]
+"""`maker(key) -> Network`: people pass makers, so that every seed has its own initialisation."""
+
+
+def as_network(made: object) -> Network:
+    """A maker's result as a `Network`: other callables become a network of the single stage `body`."""
+    if isinstance(made, Network):
+        return made
+    if isinstance(made, Layer):
+        return Network(body=made)
+    if not callable(made):
+        raise TypeError(f"a maker must return a network, that is something callable; it returned {type(made).__name__}")
+    return Network(body=made)
+
+
+def check_maker(maker: object) -> Maker:
+    """`maker` itself, or a TypeError if it is an instantiated module: then every seed would share one initialisation."""
+    if isinstance(maker, eqx.Module):
+        raise TypeError(
+            f"expected a maker, a function key -> network, and got an instantiated {type(maker).__name__}; "
+            "pass `lambda key: MyNet(key=key)` so that every seed gets its own initialisation"
+        )
+    if not callable(maker):
+        raise TypeError(f"expected a maker, a function key -> network, and got {type(maker).__name__}")
+    return maker
+
+
+def _is_statistic(node: object) -> bool:
+    return isinstance(node, Statistic)
+
+
+def trainable_spec(tree: PyTree) -> PyTree:
+    """True at every floating-point array that is trained: all but those inside a `Statistic`."""
+    return jax.tree.map(
+        lambda node: jax.tree.map(lambda _: False, node) if _is_statistic(node) else eqx.is_inexact_array(node),
+        tree,
+        is_leaf=_is_statistic,
+    )
+
+
+def split_trainable(tree: PyTree) -> tuple[PyTree, PyTree]:
+    """`tree` as (trained arrays, everything else); `eqx.combine` puts them together again."""
+    return eqx.partition(tree, trainable_spec(tree))
