@@ -1,0 +1,72 @@
+"""Experiments and studies: what a study file declares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
+    from matplotlib.figure import Figure
+
+    from neoteny.analysis.claims import Claim
+    from neoteny.learners.learner import Learner
+    from neoteny.tasks.sources import Minibatch
+    from neoteny.tasks.streams import Stream, Task
+    from neoteny.training.events import Event
+
+PRESETS = ("smoke", "quick", "paper")
+"""Every study has these; a study may list more."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment of a study.
+
+    config: a frozen dataclass of fields. axes(preset) -> {field: values}; their product is the runs. stream(config) -> tasks and
+    script(config, tasks) -> events are called once on the host, where Lane fields are not there. learner(config) is called
+    inside the traced program, where Lane fields are traced scalars. source(config) -> how tasks are sampled.
+    """
+
+    name: str
+    config: type
+    axes: Callable[[str], Mapping[str, Sequence[Any]]]
+    stream: Callable[[Any], Stream]
+    learner: Callable[[Any], Learner]
+    script: Callable[[Any, tuple[Task, ...]], tuple[Event, ...]]
+    source: Callable[[Any], Minibatch] | None = None
+
+
+@dataclass(frozen=True)
+class StudyFigure:
+    """A figure of a study: draw(frame of all records) -> matplotlib figure, or None if its records are not there."""
+
+    name: str
+    caption: str
+    draw: Callable[[pl.DataFrame], Figure | None]
+
+
+@dataclass(frozen=True)
+class Study:
+    """Named experiments, the claims and figures over all their records, and what the report says of them."""
+
+    name: str
+    title: str
+    paper: str
+    question: str
+    experiments: tuple[Experiment, ...]
+    claims: tuple[Claim, ...]
+    figures: tuple[StudyFigure, ...] = ()
+    presets: Mapping[str, str] = field(default_factory=dict)
+    """Preset -> what it is and how long it takes, in a sentence; at least smoke, quick and paper."""
+    notes: tuple[str, ...] = ()
+    summary: Callable[[pl.DataFrame], tuple[str, ...]] | None = None
+    """Paragraphs that answer the question from the records, shown at the top of the report."""
+
+    def experiment(self, name: str) -> Experiment:
+        """The experiment of this name; KeyError naming those there are."""
+        for item in self.experiments:
+            if item.name == name:
+                return item
+        raise KeyError(f"study {self.name!r} has no experiment {name!r}; it has {', '.join(e.name for e in self.experiments)}")

@@ -1,0 +1,43 @@
+"""What this machine was seen to do, so that a plan can tell how long it will take."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from neoteny.errors import UsageError
+from neoteny.lab.store import to_json_bytes, write_atomic
+
+
+def cache_directory() -> Path:
+    """Where neoteny keeps what it can make again: NEOTENY_CACHE, or neoteny below the user's cache directory."""
+    chosen = os.environ.get("NEOTENY_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "neoteny"
+
+
+def _path() -> Path:
+    return cache_directory() / "throughput.json"
+
+
+def _table() -> dict[str, float]:
+    try:
+        return json.loads(_path().read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def remember(study: str, experiment: str, flops_per_second: float) -> None:
+    """Note the training FLOP/s of a finished pack, everything included. A cache that cannot be written is no failure."""
+    table = {**_table(), f"{study}/{experiment}": flops_per_second}
+    try:
+        write_atomic(_path(), to_json_bytes(table))
+    except UsageError:
+        return
+
+
+def recall(study: str, experiment: str) -> float | None:
+    """Training FLOP/s seen for this experiment on this machine, None if it never ran here."""
+    return _table().get(f"{study}/{experiment}")

@@ -1,0 +1,143 @@
+"""Supervised learning: cross-entropy or regression on batches, an optax transformation for every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array
+
+from neoteny.learners.learner import Batch, Learner, LearnerState, Origin, View, init_stages
+from neoteny.networks.network import Maker, Network, Statistic, as_network, check_maker, split_trainable
+from neoteny.regularizers import NoPenalty, Regularizer
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss per example and the scores evaluation reports; both take outputs and targets, batch first."""
+
+    loss: Callable[[Array, Array], Array]
+    score: Callable[[Array, Array], dict[str, Array]]
+
+
+def _cross_entropy_loss(logits: Array, labels: Array) -> Array:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+
+
+def _classification_score(logits: Array, labels: Array) -> dict[str, Array]:
+    correct = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    return {"loss": _cross_entropy_loss(logits, labels), "accuracy": correct}
+
+
+def _squared_error(outputs: Array, targets: Array) -> Array:
+    return jnp.mean(jnp.square(outputs - targets).reshape(outputs.shape[0], -1), axis=-1)
+
+
+def _regression_score(outputs: Array, targets: Array) -> dict[str, Array]:
+    return {"loss": _squared_error(outputs, targets)}
+
+
+CROSS_ENTROPY = Objective(_cross_entropy_loss, _classification_score)
+"""Softmax cross-entropy on int32 labels, in nats; scores `loss` and `accuracy`."""
+
+SQUARED_ERROR = Objective(_squared_error, _regression_score)
+"""Squared error, mean over outputs; score `loss`."""
+
+ONLINE = "online"
+
+
+def _with_statistics(trained: Network, called: Network) -> Network:
+    """`trained` with the statistics that `called` gathered during the forward pass."""
+
+    def pick(old, new):
+        return new if isinstance(new, Statistic) else old
+
+    return jax.tree.map(pick, trained, called, is_leaf=lambda node: isinstance(node, Statistic))
+
+
+def supervised(
+    maker: Maker,
+    optimizer: optax.GradientTransformation,
+    *,
+    objective: Objective = CROSS_ENTROPY,
+    regularizer: Regularizer | None = None,
+    before: optax.GradientTransformation | None = None,
+    frozen: tuple[str, ...] = (),
+) -> Learner:
+    """A learner that fits targets to inputs.
+
+    maker: key -> network. optimizer: applied to every stage apart, each with its own moments and count; its
+    hyper-parameters may be traced numbers. regularizer: a penalty added to the loss. before: a rule on the whole gradient
+    before the stages' own (clipping by global norm). frozen: stages that are not trained and hold no optimiser state.
+    """
+    maker = check_maker(maker)
+    penalty = NoPenalty() if regularizer is None else regularizer
+    rule = optax.identity() if before is None else before
+
+    def make(key) -> Network:
+        network = as_network(maker(key))
+        for name in frozen:
+            network.index(name)
+        return network
+
+    def trained(network: Network) -> dict[str, object]:
+        stages = zip(network.names, network.stages, strict=True)
+        return {name: split_trainable(stage)[0] for name, stage in stages if name not in frozen}
+
+    def init(key) -> LearnerState:
+        network = make(key)
+        states = {name: s for name, s in init_stages(optimizer, network).items() if name not in frozen}
+        memory = {"penalty": penalty.init(network), "rule": rule.init(trained(network))}
+        return LearnerState({ONLINE: network}, {ONLINE: states}, memory, (), origin)
+
+    def data_loss(network: Network, batch: Batch, key):
+        result = network(batch.inputs, train=True, key=key)
+        return jnp.mean(objective.loss(result.output, batch.targets)), result
+
+    def update(state: LearnerState, batch: Batch, key):
+        network = state.networks[ONLINE]
+        parameters, rest = split_trainable(network)
+
+        def loss(parameters):
+            network = eqx.combine(parameters, rest)
+            value, result = data_loss(network, batch, key)
+            return value + penalty.penalty(network, state.memory["penalty"]), (value, result)
+
+        gradients, (value, result) = jax.grad(loss, has_aux=True)(parameters)
+        by_stage = {name: gradients.stage(name) for name in state.optimizer[ONLINE]}
+        held = {name: parameters.stage(name) for name in by_stage}
+        by_stage, rule_state = rule.update(by_stage, state.memory["rule"], held)
+        stages, optimizer_states = {}, {}
+        for name, gradient in by_stage.items():
+            change, optimizer_states[name] = optimizer.update(gradient, state.optimizer[ONLINE][name], held[name])
+            stages[name] = eqx.combine(optax.apply_updates(held[name], change), rest.stage(name))
+        network = _with_statistics(network.replace(**stages), result.network)
+        scores = {n: jnp.mean(s) for n, s in objective.score(result.output, batch.targets).items() if n != "loss"}
+        memory = {**state.memory, "rule": rule_state}
+        new = LearnerState({ONLINE: network}, {ONLINE: optimizer_states}, memory, state.followers, state.origin)
+        return new, {"loss": value, **scores}
+
+    def predict(state: LearnerState, inputs: Array) -> Array:
+        return state.networks[ONLINE](inputs).output
+
+    def switch(state: LearnerState, task_index, sample_previous, key) -> LearnerState:
+        network = state.networks[ONLINE]
+        memory = {**state.memory, "penalty": penalty.switch(network, state.memory["penalty"])}
+        return LearnerState(state.networks, state.optimizer, memory, state.followers, state.origin)
+
+    def view(state: LearnerState) -> View:
+        def loss(network: Network, batch: Batch, key) -> Array:
+            value, _ = data_loss(network, batch, key)
+            return value + penalty.penalty(network, state.memory["penalty"])
+
+        def features(network: Network, inputs: Array) -> dict[str, Array]:
+            return network(inputs).stages
+
+        return View(state.networks[ONLINE], loss, optimizer, features, make)
+
+    origin = Origin({ONLINE: make}, {ONLINE: optimizer})
+    return Learner(init, update, predict, objective.score, switch, view, origin)

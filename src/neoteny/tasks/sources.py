@@ -1,0 +1,80 @@
+"""Sources of batches. A source owns how a task is sampled; this one draws shuffled minibatches inside the program."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int32, PRNGKeyArray, PyTree
+
+from neoteny.learners.learner import Batch
+from neoteny.tasks.streams import Transform
+
+
+class TaskArrays(NamedTuple):
+    """A task's arrays as arguments of a program, shared by all lanes.
+
+    inputs (n, ...), targets (n, ...); rows (capacity,) the split's row numbers, padded; count: how many are real.
+    """
+
+    inputs: Array
+    targets: Array
+    rows: Int32[Array, " capacity"]
+    count: Int32[Array, ""]
+
+
+class SourceState(NamedTuple):
+    """drawn: the task's draw for this lane. order (capacity,): this epoch's shuffled row numbers, real ones first."""
+
+    drawn: PyTree
+    order: Int32[Array, " capacity"]
+
+
+def as_inputs(stored: Array) -> Array:
+    """Stored inputs as the network sees them: uint8 becomes float32 in [0, 1]."""
+    return stored.astype(jnp.float32) * (1.0 / 255.0) if stored.dtype == jnp.uint8 else stored
+
+
+def take_batch(task: TaskArrays, transform: Transform, drawn: PyTree, rows: Int32[Array, " batch"]) -> Batch:
+    """The task's batch at these row numbers."""
+    return Batch(*transform(drawn, as_inputs(task.inputs[rows]), task.targets[rows], rows))
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """Shuffled minibatches without replacement: a new order each epoch, an incomplete last batch dropped.
+
+    A task with fewer rows than `batch_size` repeats rows within a batch.
+    """
+
+    batch_size: int = 128
+    compiled = True
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
+
+    def init(self, task: TaskArrays, transform: Transform, key: PRNGKeyArray) -> SourceState:
+        """The state at the beginning of a task; `key` is the task's own data key."""
+        features = task.inputs[0].size
+        return SourceState(transform.draw(key, task.targets, features), task.rows)
+
+    def next(
+        self, state: SourceState, task: TaskArrays, transform: Transform, task_update: Array, key: PRNGKeyArray
+    ) -> tuple[SourceState, Batch]:
+        """The batch of update number `task_update` of this task; `key` must be that update's own."""
+        per_epoch = jnp.maximum(task.count // self.batch_size, 1)
+        position = task_update % per_epoch
+
+        def shuffle(_: Array) -> Array:
+            draws = jax.random.bits(key, task.rows.shape)
+            # Padding sorts last: its draw is put above every real one.
+            padded = jnp.arange(task.rows.shape[0]) >= task.count
+            _, _, order = jax.lax.sort((padded.astype(jnp.int32), draws, task.rows), num_keys=2)
+            return order
+
+        order = jax.lax.cond(position == 0, shuffle, lambda order: order, state.order)
+        places = (position * self.batch_size + jnp.arange(self.batch_size, dtype=jnp.int32)) % task.count
+        return state._replace(order=order), take_batch(task, transform, state.drawn, order[places])

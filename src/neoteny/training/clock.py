@@ -1,0 +1,37 @@
+"""The clock: one unbatched set of counters shared by all lanes of a pack, so periodic work is a real branch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Int32
+
+
+class Clock(NamedTuple):
+    """Counters since the run began, but for `task_update`, which counts updates since the last `Switch`."""
+
+    update: Int32[Array, ""]
+    env_step: Int32[Array, ""]
+    task: Int32[Array, ""]
+    task_update: Int32[Array, ""]
+
+    @classmethod
+    def start(cls) -> Clock:
+        """All zero, on the host."""
+        return cls(*(np.zeros((), np.int32) for _ in cls._fields))
+
+    def tick(self) -> Clock:
+        """One update later."""
+        return self._replace(update=self.update + 1, task_update=self.task_update + 1)
+
+    def switched(self, task: int) -> Clock:
+        """At the beginning of the task at this position of the stream (host side)."""
+        return self._replace(task=np.asarray(task, np.int32), task_update=np.zeros((), np.int32))
+
+    def advanced(self, updates: int) -> Clock:
+        """This many updates later (host side)."""
+        return self._replace(
+            update=np.asarray(self.update + updates, np.int32),
+            task_update=np.asarray(self.task_update + updates, np.int32),
+        )

@@ -1,0 +1,92 @@
+"""Events: what will happen in a run, decided before anything is computed.
+
+A script is a finite tuple of these. What depends on results is never the list but a value inside the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from neoteny.interventions import Intervention
+from neoteny.tasks.streams import Task
+
+
+@dataclass(frozen=True)
+class Reached:
+    """Condition: the training metric of `window` successive batches was at or above `threshold` (below if `falling`)."""
+
+    metric: str
+    threshold: float
+    window: int = 1
+    falling: bool = False
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Begin a task: the learner is told, and the source makes the task's draw."""
+
+    task: Task
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train on the task begun last, for `steps` updates.
+
+    until: a lane that meets the condition is held from then on, and `steps` is the bound. record_every: training metrics are
+    averaged over this many updates and recorded; lanes are checked for divergence at the same points.
+    """
+
+    task: Task
+    steps: int
+    until: Reached | None = None
+    record_every: int = 100
+
+    def __post_init__(self):
+        if self.steps < 1 or self.record_every < 1:
+            raise ValueError(f"Train needs steps and record_every of at least 1, not {self.steps} and {self.record_every}")
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Score the network on a split of a task, under the task's own draw; training state is not touched."""
+
+    task: Task
+    split: str = "train"
+    samples: int | None = None
+
+
+class Probe:
+    """Measure with these probes on the first `samples` rows of a split of the task `on` (None: all rows)."""
+
+    def __init__(self, *probes: object, on: Task, split: str = "train", samples: int | None = None):
+        from neoteny.probes.measurement import measurement
+
+        if not probes:
+            raise ValueError("Probe needs at least one probe")
+        self.probes = tuple(measurement(probe) for probe in probes)
+        self.task, self.split, self.samples = on, split, samples
+
+
+@dataclass(frozen=True)
+class Intervene:
+    """Apply an intervention to the lanes where `when(state)` is true (all lanes if None).
+
+    `on` gives the task whose batch the intervention may look at, `samples` how many of its training rows.
+    """
+
+    intervention: Intervention
+    on: Task | None = None
+    when: Callable | None = None
+    samples: int = 512
+
+
+@dataclass(frozen=True)
+class Save:
+    """Keep the networks under this name, or the whole learner state if `full`."""
+
+    name: str
+    full: bool = False
+
+
+Event = Switch | Train | Evaluate | Probe | Intervene | Save

@@ -1,0 +1,275 @@
+"""The compiled programs of a pack: lanes by vmap, data as arguments, one program for each structure and batch shape.
+
+Every program rebuilds the learner from the lane's traced configuration fields, so runs that differ only in numbers share it.
+Only `chunk` donates its state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int32, PyTree
+
+from neoteny.interventions import Context
+from neoteny.lab.configs import traced_view
+from neoteny.learners.learner import Batch, Learner, LearnerState, attach, detach
+from neoteny.networks.network import Network
+from neoteny.probes.measurement import ViewProbe
+from neoteny.tasks.sources import Minibatch, SourceState, TaskArrays, take_batch
+from neoteny.tasks.streams import Transform
+from neoteny.training.clock import Clock
+from neoteny.training.events import Intervene, Reached
+from neoteny.training.keys import Purpose, named_key, root_key
+
+
+class Lanes(NamedTuple):
+    """What makes the lanes of a pack differ: values (field -> (lanes,)) and their seeds (lanes,)."""
+
+    values: dict[str, Array]
+    seeds: Int32[Array, " lanes"]
+
+
+class PackState(NamedTuple):
+    """Everything a pack computes with; every leaf has a leading lane axis.
+
+    last_finite: the networks at the last check that found them finite. totals: sums of the training metrics since the last
+    record, over `counted` updates. taken: updates of this `Train`; streak: successive batches that met its condition; held:
+    lanes that met it.
+    """
+
+    learner: LearnerState
+    source: SourceState | None
+    last_finite: dict[str, Network]
+    totals: dict[str, Array]
+    counted: Int32[Array, " lanes"]
+    taken: Int32[Array, " lanes"]
+    streak: Int32[Array, " lanes"]
+    held: Bool[Array, " lanes"]
+
+
+def _strong(tree: PyTree) -> PyTree:
+    """The same arrays without weak types: a stored and reloaded state then has the very same types."""
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype) if eqx.is_array(x) else x, tree)
+
+
+def _select(choose: Array, yes: PyTree, no: PyTree) -> PyTree:
+    return jax.tree.map(lambda a, b: jnp.where(choose, a, b) if eqx.is_array(a) else a, yes, no)
+
+
+def _all_finite(tree: PyTree) -> Array:
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all()
+
+
+def _map_lanes(function: Callable, *mapped):
+    """vmap on accelerators; on a CPU one lane after another, as fast for large work and with the memory of one lane."""
+    if jax.default_backend() != "cpu":
+        return jax.vmap(function)(*mapped)
+    return jax.lax.map(lambda lane: function(*lane), mapped)
+
+
+class Programs:
+    """The jitted functions of one pack. Arrays only go in and out; what they close over is static."""
+
+    def __init__(self, make_learner: Callable[[Any], Learner], config: Any, source: Minibatch):
+        self._make_learner = make_learner
+        self._config = config
+        self._source = source
+        self.init = jax.jit(self._init)
+        self.switch = jax.jit(self._switch, static_argnames=("transform",))
+        self.ready = jax.jit(self._ready, static_argnames=("metrics",))
+        self.chunk = jax.jit(self._chunk, static_argnames=("transform", "until"), donate_argnums=0)
+        self.check = jax.jit(self._check)
+        self.substitute = jax.jit(self._substitute)
+        self.draw = jax.jit(self._draw, static_argnames=("transform",))
+        self.score = jax.jit(self._score, static_argnames=("transform",))
+        self.features = jax.jit(self._features, static_argnames=("transform", "stages"))
+        self.view_probe = jax.jit(self._view_probe, static_argnames=("transform", "probe"))
+        self.intervene = jax.jit(self._intervene, static_argnames=("transform", "event"))
+
+    def learner(self, values: dict[str, Array]) -> Learner:
+        """The learner of one lane, inside a trace."""
+        return self._make_learner(traced_view(self._config, values))
+
+    # One lane -----------------------------------------------------------------------------------------------------
+
+    def init_lane(self, values, seed) -> LearnerState:
+        """A fresh learner state of one lane."""
+        learner = self.learner(values)
+        return _strong(detach(learner.init(named_key(root_key(seed), Purpose.INIT))))
+
+    def update_lane(self, learner_state, batch, values, seed, update):
+        """One update of one lane."""
+        key = named_key(root_key(seed), Purpose.UPDATE, update)
+        state, metrics = self.learner(values).update(learner_state, batch, key)
+        return detach(state), metrics
+
+    def _step_lane(self, state: PackState, values, seed, task: TaskArrays, clock: Clock, transform, until: Reached | None):
+        key = named_key(root_key(seed), Purpose.BATCH, clock.task, clock.task_update)
+        source, batch = self._source.next(state.source, task, transform, clock.task_update, key)
+        learner, metrics = self.update_lane(state.learner, batch, values, seed, clock.update)
+        totals = {name: state.totals[name] + metrics[name] for name in state.totals}
+        new = state._replace(
+            learner=learner, source=source, totals=totals, counted=state.counted + 1, taken=state.taken + 1
+        )
+        if until is None:
+            return new
+        value = metrics[until.metric]
+        met = value <= until.threshold if until.falling else value >= until.threshold
+        streak = jnp.where(met, state.streak + 1, 0)
+        # A held lane keeps its state; the source still follows the shared clock.
+        kept = _select(state.held, state, new)._replace(source=source)
+        return kept._replace(
+            streak=jnp.where(state.held, state.streak, streak), held=state.held | (streak >= until.window)
+        )
+
+    # Packs --------------------------------------------------------------------------------------------------------
+
+    def _init(self, lanes: Lanes) -> PackState:
+        learner = jax.vmap(self.init_lane)(lanes.values, lanes.seeds)
+        count = lanes.seeds.shape[0]
+        zeros = jnp.zeros(count, jnp.int32)
+        return PackState(
+            learner=learner,
+            source=None,
+            last_finite=learner.networks,
+            totals={},
+            counted=zeros,
+            taken=zeros,
+            streak=zeros,
+            held=jnp.zeros(count, bool),
+        )
+
+    def draw_lane(self, seed, task: TaskArrays, draw, transform: Transform) -> PyTree:
+        """One lane's draw of the task numbered `draw`."""
+        key = named_key(root_key(seed), Purpose.DATA, draw)
+        return transform.draw(key, task.targets, task.inputs[0].size)
+
+    def batch_lane(self, seed, task: TaskArrays, draw, transform: Transform) -> Batch:
+        """A batch of one lane's task, for shapes and costs."""
+        rows = jnp.resize(task.rows, (self._source.batch_size,))
+        return take_batch(task, transform, self.draw_lane(seed, task, draw, transform), rows)
+
+    def _switch(self, state: PackState, lanes: Lanes, task: TaskArrays, draw, clock: Clock, transform: Transform):
+        def lane(learner_state, values, seed):
+            root = root_key(seed)
+            key = named_key(root, Purpose.SWITCH, clock.task)
+            learner = self.learner(values)
+            switched = learner.switch(attach(learner_state, learner), clock.task, None, key)
+            data_key = named_key(root, Purpose.DATA, draw)
+            return detach(switched), self._source.init(task, transform, data_key)
+
+        learner, source = jax.vmap(lane)(state.learner, lanes.values, lanes.seeds)
+        return state._replace(learner=learner, source=_strong(source))
+
+    def metric_names(self, lanes: Lanes, learner: LearnerState, task: TaskArrays, transform: Transform) -> tuple[str, ...]:
+        """Names of the training metrics an update gives, found without computing."""
+
+        def lane(learner_state, values, seed):
+            batch = self.batch_lane(seed, task, 0, transform)
+            return self.update_lane(learner_state, batch, values, seed, 0)[1]
+
+        return tuple(jax.eval_shape(jax.vmap(lane), learner, lanes.values, lanes.seeds))
+
+    def _ready(self, state: PackState, metrics: tuple[str, ...]) -> PackState:
+        zeros = jnp.zeros_like(state.counted)
+        totals = {name: jnp.zeros(zeros.shape, jnp.float32) for name in metrics}
+        return state._replace(
+            totals=totals, counted=zeros, taken=zeros, streak=zeros, held=jnp.zeros(zeros.shape, bool)
+        )
+
+    def _chunk(self, state: PackState, lanes: Lanes, task: TaskArrays, clock: Clock, steps, transform, until):
+        def one(state, clock):
+            step = jax.vmap(
+                lambda s, values, seed: self._step_lane(s, values, seed, task, clock, transform, until)
+            )
+            return step(state, lanes.values, lanes.seeds)
+
+        def body(carry):
+            state, clock, index = carry
+            return one(state, clock), clock.tick(), index + 1
+
+        def unfinished(carry):
+            state, _, index = carry
+            more = index < steps
+            return more if until is None else more & ~jnp.all(state.held)
+
+        carry = (state, clock, jnp.zeros((), jnp.int32))
+        state, _, done = jax.lax.while_loop(unfinished, body, carry)
+        return state, done
+
+    def _check(self, state: PackState, alive: Array) -> tuple[PackState, Array]:
+        """The state with `last_finite` brought up to date and totals cleared, and which lanes are (still) finite."""
+
+        def lane(networks, last, alive):
+            finite = alive & _all_finite(networks)
+            return finite, _select(finite, networks, last)
+
+        finite, last = jax.vmap(lane)(state.learner.networks, state.last_finite, alive)
+        cleared = jax.tree.map(jnp.zeros_like, state.totals)
+        return state._replace(last_finite=last, totals=cleared, counted=jnp.zeros_like(state.counted)), finite
+
+    def _substitute(self, state: PackState, alive: Array) -> LearnerState:
+        """The learner states with the last finite networks in the lanes that are not alive."""
+        networks = jax.vmap(_select)(alive, state.learner.networks, state.last_finite)
+        return eqx.tree_at(lambda s: s.networks, state.learner, networks)
+
+    def _draw(self, lanes: Lanes, task: TaskArrays, draw, transform: Transform) -> PyTree:
+        return jax.vmap(lambda seed: self.draw_lane(seed, task, draw, transform))(lanes.seeds)
+
+    def score_lane(self, learner_state, values, batch: Batch) -> dict[str, Array]:
+        """Scores (batch,) of one lane's predictions."""
+        learner = self.learner(values)
+        return learner.score(learner.predict(learner_state, batch.inputs), batch.targets)
+
+    def _score(self, learner_states, lanes: Lanes, drawn, task: TaskArrays, rows, weights, transform: Transform):
+        """Sums over the rows, each weighted: {metric: (lanes,)}."""
+
+        def lane(learner_state, values, drawn):
+            scores = self.score_lane(learner_state, values, take_batch(task, transform, drawn, rows))
+            return {name: jnp.sum(score * weights) for name, score in scores.items()}
+
+        return jax.vmap(lane)(learner_states, lanes.values, drawn)
+
+    def features_lane(self, learner_state, values, batch: Batch) -> dict[str, Array]:
+        """Every stage's output of one lane."""
+        view = self.learner(values).view(learner_state)
+        return view.features(view.network, batch.inputs)
+
+    def _features(self, learner_states, lanes: Lanes, drawn, task: TaskArrays, rows, transform, stages: tuple[str, ...]):
+        def lane(learner_state, values, drawn):
+            outputs = self.features_lane(learner_state, values, take_batch(task, transform, drawn, rows))
+            return {name: outputs[name] for name in stages}
+
+        return jax.vmap(lane)(learner_states, lanes.values, drawn)
+
+    def view_probe_lane(self, probe: ViewProbe, learner_state, values, seed, batch: Batch, event) -> dict[str, Array]:
+        """What a view probe measures on one lane."""
+        learner = self.learner(values)
+        key = named_key(root_key(seed), Purpose.PROBE, event)
+        return dict(probe.function(learner.view(attach(learner_state, learner)), batch, key))
+
+    def _view_probe(self, learner_states, lanes: Lanes, drawn, task: TaskArrays, rows, event, transform, probe: ViewProbe):
+        def lane(learner_state, values, seed, drawn):
+            batch = take_batch(task, transform, drawn, rows)
+            return self.view_probe_lane(probe, learner_state, values, seed, batch, event)
+
+        return _map_lanes(lane, learner_states, lanes.values, lanes.seeds, drawn)
+
+    def _intervene(self, state: PackState, lanes: Lanes, drawn, task: TaskArrays, rows, position, transform, event: Intervene):
+        def lane(learner_state, values, seed, drawn):
+            learner = self.learner(values)
+            attached = attach(learner_state, learner)
+            batch = take_batch(task, transform, drawn, rows)
+            key = named_key(root_key(seed), Purpose.INTERVENTION, position)
+            changed = detach(event.intervention(attached, key, Context(inputs=batch.inputs)))
+            if event.when is None:
+                return changed
+            return _select(event.when(attached), changed, learner_state)
+
+        learner = jax.vmap(lane)(state.learner, lanes.values, lanes.seeds, drawn)
+        return state._replace(learner=_strong(learner))

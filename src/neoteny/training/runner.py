@@ -1,0 +1,508 @@
+"""The fold of a pack's state over its script, cut into chunks, one tick at a time.
+
+Whoever drives the runner (a store, a person in memory) takes what a tick yields and may stop, commit or go on after any.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+
+from neoteny.lab.configs import host_view, lane_columns
+from neoteny.lab.records import Record
+from neoteny.lab.study import Experiment
+from neoteny.probes.measurement import FeatureProbe, Measurement, ViewProbe
+from neoteny.tasks.arrays import Arrays
+from neoteny.tasks.sources import Minibatch, TaskArrays
+from neoteny.tasks.streams import Task, Unchanged
+from neoteny.training.clock import Clock
+from neoteny.training.compilations import CompilationCounter
+from neoteny.training.events import Evaluate, Event, Intervene, Probe, Save, Switch, Train
+from neoteny.training.ledger import Ledger, count_flops
+from neoteny.training.programs import Lanes, PackState, Programs
+
+EVALUATION_ROWS = 1_000
+"""Rows of one evaluation batch; a bound on memory, no part of any result's meaning."""
+
+TICK_SECONDS = 0.5
+"""How long a chunk should last, so that progress is live and an interrupt is answered soon. Chunking changes no bits."""
+
+
+class Cursor(NamedTuple):
+    """Where a run stands: at this event of the script, this many updates into it."""
+
+    event: int = 0
+    done: int = 0
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What one stretch of work gave. updates: lane-updates truly taken. saves: name -> path -> array (lanes, ...)."""
+
+    event: int
+    kind: str
+    updates: int
+    seconds: float
+    compilations: int
+    compile_seconds: float
+    records: list[Record] = field(default_factory=list)
+    saves: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+
+
+class Plan(NamedTuple):
+    """What a script will do, known before anything is computed: updates and events of one lane."""
+
+    updates: int
+    events: int
+
+
+def paths_of(tree: Any) -> list[str]:
+    """The path of every array of a tree, as text, in leaf order."""
+    arrays = eqx.filter(tree, lambda leaf: eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct))
+    return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(arrays)]
+
+
+def _script(experiment: Experiment, config: Any) -> tuple[tuple[Task, ...], tuple[Event, ...]]:
+    view = host_view(config)
+    stream = experiment.stream(view)
+    if stream.length is None:
+        raise ValueError(f"{experiment.name}: the stream has no end; cut it with take(n)")
+    tasks = tuple(stream)
+    return tasks, tuple(experiment.script(view, tasks))
+
+
+class Runner:
+    """One pack: runs of equal structure, stepped together.
+
+    configs: one configuration a lane. names: the runs' names. lanes: at least this many lanes; dummy lanes repeat the last
+    run and are recorded nowhere (bits depend on a pack's size, so a run alone can be compared with itself in company).
+    """
+
+    def __init__(self, experiment: Experiment, configs: Sequence[Any], names: Sequence[str], lanes: int = 0):
+        self.names = tuple(names)
+        self.tasks, self.script = _script(experiment, configs[0])
+        names_saved = [event.name for event in self.script if isinstance(event, Save)]
+        if len(set(names_saved)) < len(names_saved):
+            raise ValueError("every Save of a script needs a name of its own")
+        padded = [*configs, *[configs[-1]] * (lanes - len(configs))]
+        columns = lane_columns(padded)
+        seeds = np.asarray([config.seed for config in padded], np.int32)
+        self.lanes = Lanes(columns, seeds)
+        self.source = experiment.source(host_view(configs[0])) if experiment.source else Minibatch()
+        self.programs = Programs(experiment.learner, configs[0], self.source)
+        self.ledger = Ledger(len(padded))
+        self.clock = Clock.start()
+        self.cursor = Cursor()
+        self.alive = np.ones(len(padded), bool)
+        self.died_at = np.full(len(padded), -1, np.int64)
+        self.state: PackState | None = None
+        self._task: Task | None = None
+        self._metrics: tuple[str, ...] = ()
+        self._device_arrays: dict[int, tuple] = {}
+        self._update_flops: dict[tuple, float] = {}
+        self._seconds_per_update: float | None = None
+        self._counter = CompilationCounter()
+        self._capacity = self._capacities()
+
+    # What is known beforehand -------------------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """Updates and events of one lane of this script."""
+        return Plan(sum(e.steps for e in self.script if isinstance(e, Train)), len(self.script))
+
+    @property
+    def updates_before(self) -> int:
+        """Updates of one lane that lie before the cursor, of those the script bounds."""
+        before = sum(e.steps for e in self.script[: self.cursor.event] if isinstance(e, Train))
+        return before + self.cursor.done
+
+    def data_sets(self) -> dict[str, str]:
+        """Name -> digest of every data set the tasks use."""
+        return {task.data.name: task.data.digest for task in self.tasks}
+
+    def state_bytes(self) -> int:
+        """Bytes of the pack's state before the first task."""
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(self.programs.init, self.lanes)))
+
+    def training_flops(self) -> float:
+        """Floating-point operations of training one lane through the whole script (bounds, where `until` may hold lanes)."""
+        total = 0.0
+        for event in self.script:
+            if isinstance(event, Train):
+                total += event.steps * self._flops_of_update(event.task)
+        return total
+
+    # Data ---------------------------------------------------------------------------------------------------------
+
+    def _capacities(self) -> dict[tuple[int, str], int]:
+        """Tasks over one data set share programs: their row arrays are padded to the longest."""
+        capacity: dict[tuple[int, str], int] = {}
+        for task in self.tasks:
+            for split, rows in task.splits.items():
+                place = (id(task.data), split)
+                capacity[place] = max(capacity.get(place, 1), len(rows))
+        return capacity
+
+    def _on_device(self, data: Arrays) -> tuple[jax.Array, jax.Array]:
+        if id(data) not in self._device_arrays:
+            self._device_arrays[id(data)] = (jax.device_put(data.inputs), jax.device_put(data.targets))
+        return self._device_arrays[id(data)]
+
+    def _arrays(self, task: Task, split: str) -> TaskArrays:
+        rows = task.rows(split)
+        if len(rows) == 0:
+            raise ValueError(f"task {task.name!r} has no rows in its split {split!r}")
+        padded = np.zeros(self._capacity[id(task.data), split], np.int32)
+        padded[: len(rows)] = rows
+        return TaskArrays(*self._on_device(task.data), padded, np.asarray(len(rows), np.int32))
+
+    # Storing ------------------------------------------------------------------------------------------------------
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything needed to go on, as arrays by path."""
+        assert self.state is not None, "nothing has been computed yet"
+        state = eqx.filter(self.state, eqx.is_array)
+        leaves = jax.device_get(jax.tree.leaves(state))
+        stored = {f"state{path}": np.asarray(leaf) for path, leaf in zip(paths_of(self.state), leaves, strict=True)}
+        stored.update({f"ledger.{name}": account for name, account in self.ledger.arrays().items()})
+        stored.update({f"clock.{name}": np.asarray(value) for name, value in self.clock._asdict().items()})
+        stored.update({"alive": self.alive, "died_at": self.died_at})
+        return stored
+
+    def _template(self, cursor: Cursor) -> Any:
+        """Structure, shapes and types of the state at the cursor, computed by no program."""
+        state = jax.eval_shape(self.programs.init, self.lanes)
+        seen = None
+        metrics: tuple[str, ...] = ()
+        for index, event in enumerate(self.script[: cursor.event + 1]):
+            reached = index < cursor.event
+            if isinstance(event, Switch) and reached:
+                seen = event.task
+                arrays = self._arrays(seen, "train")
+                state = jax.eval_shape(
+                    lambda s, t, d: self.programs.switch(s, self.lanes, t, d, self.clock, transform=seen.transform),
+                    state, arrays, 0,
+                )  # fmt: skip
+            elif isinstance(event, Train) and (reached or cursor.done > 0):
+                arrays = self._arrays(event.task, "train")
+                metrics = self.programs.metric_names(self.lanes, state.learner, arrays, event.task.transform)
+                state = jax.eval_shape(lambda s, m=metrics: self.programs.ready(s, metrics=m), state)
+            elif isinstance(event, Intervene) and reached:
+                state = jax.eval_shape(lambda s, e=event, t=seen: self._intervention(s, e, t, 0), state)
+        self._task, self._metrics = seen, metrics
+        return state
+
+    def restore(self, cursor: Cursor, stored: dict[str, np.ndarray]) -> None:
+        """Go on from stored arrays; ValueError names what does not fit."""
+        template = self._template(cursor)
+        paths = paths_of(template)
+        dynamic, static = eqx.partition(template, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+        leaves = []
+        for path, expected in zip(paths, jax.tree.leaves(dynamic), strict=True):
+            name = f"state{path}"
+            if name not in stored:
+                raise ValueError(f"the stored state lacks {name}")
+            array = stored[name]
+            if array.shape != expected.shape or array.dtype != expected.dtype:
+                raise ValueError(f"{name} is {array.dtype}{array.shape}; expected {expected.dtype}{expected.shape}")
+            leaves.append(jax.device_put(array))
+        self.state = eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
+        self.ledger.restore({name: stored[f"ledger.{name}"] for name in self.ledger.arrays()})
+        self.clock = Clock(*(stored[f"clock.{name}"] for name in Clock._fields))
+        self.alive, self.died_at = stored["alive"].copy(), stored["died_at"].copy()
+        self.cursor = cursor
+
+    # The fold -----------------------------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Whether the whole script is done."""
+        return self.cursor.event >= len(self.script)
+
+    def ticks(self) -> Iterator[Tick]:
+        """Go on from the cursor to the end of the script; after each tick the runner is fit to be stored."""
+        if self.state is None:
+            with self._timed() as timed:
+                self.state = self.programs.init(self.lanes)
+                jax.block_until_ready(self.state)
+            yield timed.tick(0, "init")
+        while not self.finished:
+            event = self.script[self.cursor.event]
+            if isinstance(event, Train):
+                yield from self._train(event)
+            else:
+                with self._timed() as timed:
+                    records, saves = self._apply(event)
+                    jax.block_until_ready(self.state)
+                position = self.cursor.event
+                self.cursor = Cursor(position + 1)
+                yield timed.tick(position, type(event).__name__.lower(), records=records, saves=saves)
+
+    def _timed(self) -> _Stopwatch:
+        return _Stopwatch(self._counter)
+
+    def _train(self, event: Train) -> Iterator[Tick]:
+        position, done = self.cursor
+        arrays = self._arrays(event.task, "train")
+        transform = event.task.transform
+        flops = self._flops_of_update(event.task)
+        if done == 0:
+            if self._task is None or event.task.index != self._task.index:
+                raise ValueError(f"event {position}: Train({event.task.name}) needs Switch({event.task.name}) before it")
+            self._metrics = self.programs.metric_names(self.lanes, self.state.learner, arrays, transform)
+            if event.until is not None and event.until.metric not in self._metrics:
+                raise ValueError(f"until: no training metric {event.until.metric!r}; there are {', '.join(self._metrics)}")
+            self.state = self.programs.ready(self.state, metrics=self._metrics)
+        taken_before = np.asarray(self.state.taken)
+        while True:
+            boundary = min(event.steps, (done // event.record_every + 1) * event.record_every)
+            with self._timed() as timed:
+                steps = min(boundary - done, self._chunk_length())
+                self.state, ran = self.programs.chunk(
+                    self.state, self.lanes, arrays, self.clock, np.int32(steps), transform=transform, until=event.until
+                )
+                ran = int(ran)
+                taken = np.asarray(self.state.taken)
+                self.ledger.train += flops * (taken - taken_before)
+                updates, taken_before = int((taken - taken_before)[: len(self.names)].sum()), taken
+                self.clock = self.clock.advanced(ran)
+                done += ran
+                over = done >= event.steps or ran < steps or (event.until is not None and bool(np.all(self.state.held)))
+                records = self._record_training(event, position) if over or done == boundary else []
+            self._learn_speed(ran, timed)
+            self.cursor = Cursor(position + 1) if over else Cursor(position, done)
+            yield timed.tick(position, "train", updates=updates, records=records)
+            if over:
+                return
+
+    def _chunk_length(self) -> int:
+        if self._seconds_per_update is None:
+            return 1
+        return max(1, int(TICK_SECONDS / self._seconds_per_update))
+
+    def _learn_speed(self, ran: int, timed: _Stopwatch) -> None:
+        if timed.compilations == 0 and ran > 0:
+            self._seconds_per_update = max(timed.seconds / ran, 1e-7)
+
+    def _flops_of_update(self, task: Task) -> float:
+        arrays = self._arrays(task, "train")
+        place = (task.transform, arrays.inputs.shape)
+        if place not in self._update_flops:
+            learner = jax.eval_shape(self.programs.init_lane, *self._one_lane())
+            batch = jax.eval_shape(
+                lambda seed, task_arrays: self.programs.batch_lane(seed, task_arrays, 0, task.transform),
+                self._one_lane()[1], arrays,
+            )  # fmt: skip
+            dynamic, static = eqx.partition(learner, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+            self._update_flops[place] = count_flops(
+                lambda d, b, v, s: self.programs.update_lane(eqx.combine(d, static), b, v, s, 0), dynamic, batch, *self._one_lane()
+            )
+        return self._update_flops[place]
+
+    def _one_lane(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        return {name: column[0] for name, column in self.lanes.values.items()}, self.lanes.seeds[0]
+
+    def _record(self, lane: int, task: Task, position: int, metric: str, value: float, split: str = "", place: str = "") -> Record:
+        return Record(
+            run=self.names[lane],
+            branch="",
+            trial=0,
+            task=task.index,
+            visit=task.visit,
+            split=split,
+            event=position,
+            step=int(self.clock.update),
+            env_steps=int(self.clock.env_step),
+            metric=metric,
+            place=place,
+            value=float(value),
+            flops_train=float(self.ledger.train[lane]),
+            flops_forward=float(self.ledger.forward[lane]),
+            flops_probe=float(self.ledger.probe[lane]),
+            flops_search=float(self.ledger.search[lane]),
+        )
+
+    def _record_training(self, event: Train, position: int) -> list[Record]:
+        totals = {name: np.asarray(total, np.float64) for name, total in self.state.totals.items()}
+        counted = np.asarray(self.state.counted)
+        was_alive = self.alive
+        self.state, alive = self.programs.check(self.state, was_alive)
+        self.alive = np.asarray(alive).copy()
+        died = was_alive & ~self.alive
+        self.died_at[died] = int(self.clock.update)
+        records = []
+        for lane in range(len(self.names)):
+            if died[lane]:
+                records.append(self._record(lane, event.task, position, "diverged", float(self.clock.update)))
+            elif self.alive[lane] and counted[lane] > 0:
+                for name, total in totals.items():
+                    records.append(self._record(lane, event.task, position, f"train_{name}", total[lane] / counted[lane]))
+        return records
+
+    def _apply(self, event: Event) -> tuple[list[Record], dict[str, dict[str, np.ndarray]]]:
+        position = self.cursor.event
+        if isinstance(event, Switch):
+            self._task = event.task
+            self.clock = self.clock.switched(event.task.index)
+            self.state = self.programs.switch(
+                self.state, self.lanes, self._arrays(event.task, "train"), np.int32(event.task.draw), self.clock,
+                transform=event.task.transform,
+            )  # fmt: skip
+            return [], {}
+        if isinstance(event, Evaluate):
+            return self._evaluate(event, position), {}
+        if isinstance(event, Probe):
+            return self._probe(event, position), {}
+        if isinstance(event, Intervene):
+            self.state = self._intervention(self.state, event, self._task, position)
+            return [], {}
+        return [], {event.name: self._saved(event)}
+
+    def _saved(self, event: Save) -> dict[str, np.ndarray]:
+        kept = self.state.learner if event.full else self._living().networks
+        leaves = jax.device_get(jax.tree.leaves(eqx.filter(kept, eqx.is_array)))
+        return {path: np.asarray(leaf)[: len(self.names)] for path, leaf in zip(paths_of(kept), leaves, strict=True)}
+
+    def _living(self):
+        """Learner states to look at: in dead lanes, their last finite networks."""
+        return self.state.learner if self.alive.all() else self.programs.substitute(self.state, self.alive)
+
+    def _draw(self, task: Task, arrays: TaskArrays):
+        return self.programs.draw(self.lanes, arrays, np.int32(task.draw), transform=task.transform)
+
+    def _evaluate(self, event: Evaluate, position: int) -> list[Record]:
+        task, transform = event.task, event.task.transform
+        rows = task.rows(event.split)[: event.samples]
+        arrays = self._arrays(task, event.split)
+        learner, drawn = self._living(), self._draw(task, arrays)
+        size = min(EVALUATION_ROWS, len(rows))
+        sums: dict[str, np.ndarray] = {}
+        for start in range(0, len(rows), size):
+            part = np.zeros(size, np.int32)
+            weights = np.zeros(size, np.float32)
+            real = rows[start : start + size]
+            part[: len(real)], weights[: len(real)] = real, 1.0
+            scored = self.programs.score(learner, self.lanes, drawn, arrays, part, weights, transform=transform)
+            for name, value in scored.items():
+                sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
+        batch = self._batch_shape(task, arrays, 1)
+        self.ledger.forward += len(rows) * self._count(self.programs.score_lane, batch)
+        return [
+            self._record(lane, task, position, name, value[lane] / len(rows), split=event.split)
+            for lane in range(len(self.names))
+            for name, value in sums.items()
+        ]
+
+    def _batch_shape(self, task: Task, arrays: TaskArrays, size: int):
+        def batch(seed, arrays):
+            made = self.programs.batch_lane(seed, arrays, 0, task.transform)
+            return jax.tree.map(lambda x: jax.numpy.zeros((size, *x.shape[1:]), x.dtype), made)
+
+        return jax.eval_shape(batch, self.lanes.seeds[0], arrays)
+
+    def _count(self, function, batch) -> float:
+        """Operations of function(learner_state, values, batch) for one lane."""
+        learner = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), eqx.filter(self.state.learner, eqx.is_array))
+        static = eqx.filter(self.state.learner, eqx.is_array, inverse=True)
+        return count_flops(lambda d, b, v: function(eqx.combine(d, static), v, b), learner, batch, self._one_lane()[0])
+
+    def _probe(self, event: Probe, position: int) -> list[Record]:
+        task = event.task
+        rows = np.asarray(task.rows(event.split)[: event.samples], np.int32)
+        arrays = self._arrays(task, event.split)
+        learner, drawn = self._living(), self._draw(task, arrays)
+        records: list[Record] = []
+
+        def record(metric: str, place: str, values: np.ndarray) -> None:
+            for lane in range(len(self.names)):
+                if self.alive[lane]:
+                    records.append(self._record(lane, task, position, metric, values[lane], event.split, place))
+
+        on_features = [probe for probe in event.probes if isinstance(probe, FeatureProbe)]
+        if on_features:
+            self._probe_features(on_features, learner, drawn, arrays, rows, task, record)
+        batch = self._batch_shape(task, arrays, len(rows))
+        for probe in event.probes:
+            if isinstance(probe, ViewProbe):
+                measured = self.programs.view_probe(
+                    learner, self.lanes, drawn, arrays, rows, np.int32(position), transform=task.transform, probe=probe
+                )
+                seed = self.lanes.seeds[0]
+                self.ledger.probe += self._count(
+                    lambda s, v, b, p=probe: self.programs.view_probe_lane(p, s, v, seed, b, 0), batch
+                )
+                for place, values in measured.items():
+                    record(probe.name, place, np.asarray(values))
+        return records
+
+    def _probe_features(self, probes: list[FeatureProbe], learner, drawn, arrays, rows, task: Task, record) -> None:
+        names = self._stage_names(arrays, task)
+        stages = tuple(name for name in names if any(name in probe.select(names) for probe in probes))
+        parts: dict[str, list[np.ndarray]] = {name: [] for name in stages}
+        for start in range(0, len(rows), EVALUATION_ROWS):
+            part = rows[start : start + EVALUATION_ROWS]
+            outputs = self.programs.features(
+                learner, self.lanes, drawn, arrays, part, transform=task.transform, stages=stages
+            )
+            for name, output in outputs.items():
+                parts[name].append(np.asarray(output))
+        self.ledger.probe += len(rows) * self._count(self.programs.features_lane, self._batch_shape(task, arrays, 1))
+        features = {name: np.concatenate(pieces, axis=1) for name, pieces in parts.items()}
+        for probe in probes:
+            selected = probe.select(names)
+            measured = {
+                name: np.asarray([float(probe.function(features[name][lane])) for lane in range(len(self.names))])
+                for name in selected
+            }
+            for name, values in measured.items():
+                record(probe.name, name, values)
+            if len(selected) > 1:
+                record(probe.name, "all", np.mean(list(measured.values()), axis=0))
+
+    def _stage_names(self, arrays: TaskArrays, task: Task) -> tuple[str, ...]:
+        learner = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), eqx.filter(self.state.learner, eqx.is_array))
+        static = eqx.filter(self.state.learner, eqx.is_array, inverse=True)
+        names: list[str] = []
+
+        def trace(dynamic, values, batch):
+            outputs = self.programs.features_lane(eqx.combine(dynamic, static), values, batch)
+            names.extend(outputs)  # jax would give the names back sorted, and their order is the network's
+            return outputs
+
+        jax.eval_shape(trace, learner, self._one_lane()[0], self._batch_shape(task, arrays, 1))
+        return tuple(names)
+
+    def _intervention(self, state, event: Intervene, current: Task | None, position: int):
+        task = event.on or current or self.tasks[0]
+        arrays = self._arrays(task, "train")
+        rows = np.asarray(task.rows("train")[: event.samples], np.int32)
+        drawn = self._draw(task, arrays)
+        return self.programs.intervene(
+            state, self.lanes, drawn, arrays, rows, np.int32(position), transform=task.transform, event=event
+        )
+
+
+class _Stopwatch:
+    """Seconds and compilations of a `with` block."""
+
+    def __init__(self, counter: CompilationCounter):
+        self._counter = counter
+
+    def __enter__(self) -> _Stopwatch:
+        self._start, self._before = time.perf_counter(), self._counter.read()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.perf_counter() - self._start
+        after = self._counter.read()
+        self.compilations = after[0] - self._before[0]
+        self.compile_seconds = after[1] - self._before[1]
+
+    def tick(self, event: int, kind: str, *, updates: int = 0, records=(), saves=None) -> Tick:
+        return Tick(event, kind, updates, self.seconds, self.compilations, self.compile_seconds, list(records), saves or {})
