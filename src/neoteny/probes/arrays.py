@@ -1,7 +1,7 @@
 """What the array probes share: checked float64 inputs, centring, singular values, shapes of stage outputs.
 
 Array probes measure NumPy arrays on the host in float64. They take whatever `np.asarray` takes and have any
-number of leading axes (lanes) before samples and units. One non-finite number makes its lane NaN, and no other.
+number of leading axes (lanes) before samples and units. A non-finite number makes its own lane NaN, no other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Measurement = np.float64 | Float64[np.ndarray, "*lanes"]
 
 
 class Features(NamedTuple):
-    """Checked features: float64 `values`, 0 in every slice that is not finite, and which slices are `finite`."""
+    """Checked features: float64 `values`, 0 in a slice that is not finite, and which slices are `finite`."""
 
     values: Float64[np.ndarray, "*lanes n d"]
     finite: Bool[np.ndarray, "*lanes"]
@@ -28,13 +28,13 @@ def as_real(array: ArrayLike, name: str) -> np.ndarray:
     real = np.asarray(array)
     if np.iscomplexobj(real):
         raise ValueError(
-            f"{name} is complex; give its real part, its modulus, or real and imaginary parts side by side as units"
+            f"{name} is complex; give its modulus, or its real and imaginary parts as separate units"
         )
     return real
 
 
 def as_features(features: ArrayLike, name: str = "features") -> Features:
-    """Features (..., n, d), samples second to last, as float64; ValueError naming `name` for any other shape."""
+    """Features (..., n, d), samples second to last, as float64; ValueError naming `name` for other shapes."""
     real = as_real(features, name)
     if real.ndim < 2:
         raise ValueError(
@@ -77,8 +77,9 @@ def centre(values: Float64[np.ndarray, "*lanes n d"]) -> Float64[np.ndarray, "*l
 def singular_values(features: ArrayLike) -> Float64[np.ndarray, "*lanes m"]:
     """Singular values of features (..., n, d), not centred, in descending order: (..., m) with m = min(n, d).
 
-    From a decomposition of the matrix itself, never of its Gram matrix, which loses half the digits. A slice that
-    is not finite, or on which LAPACK does not converge, is NaN. ValueError for fewer than two dimensions.
+    From a decomposition of the matrix itself, never of its Gram matrix, which loses half the digits. A slice
+    that is not finite, or on which LAPACK does not converge, is NaN. ValueError for fewer than two
+    dimensions.
     """
     return spectrum(as_features(features))
 
@@ -89,8 +90,8 @@ def spectrum(features: Features) -> Float64[np.ndarray, "*lanes m"]:
 
 
 def _decompose(values: Float64[np.ndarray, "*lanes n d"]) -> Float64[np.ndarray, "*lanes m"]:
-    # Without vectors, LAPACK's gesdd itself starts a tall matrix from its R and a wide one from its L: a QR here
-    # would only repeat that (measured: no gain for tall ones, a large loss for square ones).
+    # Without vectors, LAPACK's gesdd starts a tall matrix from its R and a wide one from its L by itself: a
+    # QR here would only repeat that (measured: no gain for tall matrices, a loss for square ones).
     try:
         return np.linalg.svd(values, compute_uv=False)
     except np.linalg.LinAlgError:
@@ -101,7 +102,7 @@ def _decompose(values: Float64[np.ndarray, "*lanes n d"]) -> Float64[np.ndarray,
 
 
 def stage_output(activations: ArrayLike, lanes: int) -> np.ndarray:
-    """Activations (*lanes, n, ..., units) in their own dtype: a float64 copy of a convolution's output is large.
+    """Activations (*lanes, n, ..., units) in their own dtype: a float64 copy of a feature map is large.
 
     ValueError for too few axes, for no samples or units, and for complex numbers.
     """
@@ -119,7 +120,7 @@ def stage_output(activations: ArrayLike, lanes: int) -> np.ndarray:
 
 
 def flatten_features(activations: ArrayLike, *, lanes: int = 0) -> np.ndarray:
-    """A stage's output as features: (*lanes, n, ...) -> (*lanes, n, d), all axes after the samples made one.
+    """A stage's output as features: (*lanes, n, ...) -> (*lanes, n, d), one axis after the samples.
 
     `lanes` is the number of leading axes kept. This is what ranks, CKA and class variances measure; dead and
     dormant units take the stage's output as it is.

@@ -1,8 +1,9 @@
 """Units that no longer take part: dead, dormant and constant ones, which are three different things.
 
-All take a stage's output as it comes, (*lanes, n, ..., units), units last: a unit of a convolution is a channel at
-all positions. `lanes` is the number of leading axes kept, so `lanes=1` takes (lanes, n, ..., units) to (lanes,). A
-share is over exactly the samples given, and a minibatch overstates it. A lane with a non-finite number is NaN.
+All take a stage's output as it comes, (*lanes, n, ..., units), units last: a unit of a convolution is a
+channel at all positions. `lanes` is the number of leading axes kept, so `lanes=1` takes
+(lanes, n, ..., units) to (lanes,). A share is over exactly the samples given: a minibatch overstates it. A
+lane with a non-finite number is NaN.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from neoteny.probes.arrays import Measurement, measured, stage_output
 def dead_fraction(activations: ArrayLike, *, lanes: int = 0) -> Measurement:
     """Share of units that are exactly 0 over all other axes: (*lanes, n, ..., units) -> (*lanes,), in [0, 1].
 
-    arXiv:2207.02099, section 7. Only activations that are flat at 0, such as ReLU, have dead units: for tanh and ELU
-    see `constant_fraction`. ValueError for too few axes.
+    arXiv:2207.02099, section 7. Only activations that are flat at 0, such as ReLU, have dead units: for tanh
+    and ELU see `constant_fraction`. ValueError for too few axes.
     """
     array = stage_output(activations, lanes)
     return _share((array == 0).all(axis=_samples(array, lanes)), array, lanes)
 
 
 def dormant_fraction(activations: ArrayLike, tau: float = 0.025, *, lanes: int = 0) -> Measurement:
-    """Share of units with mean |a| <= tau * the layer's mean of it: (*lanes, n, ..., units) -> (*lanes,), in [0, 1].
+    """Share of units with mean |a| <= tau * the layer's mean of it: (*lanes, n, ..., units) -> (*lanes,).
 
-    Sokar et al., arXiv:2302.12902, definition 3.1. Dead units are dormant; in a zero layer all are: 1. ValueError for
-    too few axes, or unless 0 <= tau < 1.
+    Sokar et al., arXiv:2302.12902 (tau-dormant). Dead units are dormant; in a zero layer all are: 1.
+    ValueError for too few axes, or unless 0 <= tau < 1.
     """
     if not 0 <= tau < 1:
         raise ValueError(
@@ -43,10 +44,11 @@ def dormant_fraction(activations: ArrayLike, tau: float = 0.025, *, lanes: int =
 
 
 def constant_fraction(activations: ArrayLike, tolerance: float = 1e-6, *, lanes: int = 0) -> Measurement:
-    """Share of units with max - min < tolerance over all other axes: (*lanes, n, ..., units) -> (*lanes,), in [0, 1].
+    """Share of units with max - min < tolerance over all other axes: (*lanes, n, ..., units) -> (*lanes,).
 
-    What to report where units saturate instead of dying (tanh, ELU); a definition of this library. The tolerance is
-    absolute. Dead units are constant. ValueError for too few axes, or unless tolerance is positive and finite.
+    What to report where units saturate instead of dying (tanh, ELU); a definition of this library. The
+    tolerance is absolute. Dead units are constant. ValueError for too few axes, or unless tolerance is
+    positive and finite.
     """
     if not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance is {tolerance}; give a positive number, 1e-6 for example")

@@ -1,9 +1,9 @@
 """How many dimensions a representation uses: six numbers that are all called its rank somewhere.
 
-Each has a name of its own here, and docs/probes.md sets them side by side. All take features (..., n, d), samples
-second to last, and return one number a leading slice: NaN where the slice holds a non-finite number or LAPACK does
-not converge on it, 0 for a zero matrix. With s_1 >= ... >= s_m the singular values, m = min(n, d), no rank exceeds
-m: measure on many more samples than there are units, and on the same ones every time.
+Each has a name of its own here, and docs/probes.md sets them side by side. All take features (..., n, d),
+samples second to last, and return one number a leading slice: NaN where the slice holds a non-finite number
+or LAPACK does not converge on it, 0 for a zero matrix. With s_1 >= ... >= s_m the singular values,
+m = min(n, d), no rank exceeds m: measure on many more samples than there are units, always the same ones.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from neoteny.probes.arrays import (
 def effective_rank(features: ArrayLike, delta: float = 0.01) -> Measurement:
     """The least k with (s_1 + ... + s_k) / (s_1 + ... + s_m) >= 1 - delta; features (..., n, d), not centred.
 
-    Kumar et al., arXiv:2010.14498 (srank); arXiv:2207.02099, appendix A.11. Singular values, not their squares.
-    Also known as the 99 % cumulative rank, and in some packages, wrongly, as stable rank. ValueError unless
-    0 < delta < 1.
+    Kumar et al., arXiv:2010.14498 (srank); arXiv:2207.02099, appendix A.11. Singular values, not their
+    squares. Also known as the 99 % cumulative rank, and in some packages, wrongly, as stable rank. ValueError
+    unless 0 < delta < 1.
     """
     _check_fraction(delta, "delta", 0.01)
     relative = _relative(singular_values(features))
@@ -42,11 +42,12 @@ def effective_rank(features: ArrayLike, delta: float = 0.01) -> Measurement:
 
 
 def numerical_rank(features: ArrayLike, tolerance: float = 1e-3) -> Measurement:
-    """How many eigenvalues of the sample covariance exceed `tolerance` times the largest; features (..., n, d).
+    """How many eigenvalues of the covariance exceed `tolerance` times the largest; features (..., n, d).
 
-    Masarczyk et al., arXiv:2305.19753. Centred, and computed as s_i^2 > tolerance * s_1^2 with s the singular values
-    of the centred features: `tolerance` is of variances, and 1e-3 of them is 0.0316 of singular values. At most
-    min(n - 1, d); 0 for constant features and for a single sample. ValueError unless 0 < tolerance < 1.
+    Masarczyk et al., arXiv:2305.19753. Centred, and computed as s_i^2 > tolerance * s_1^2 with s the singular
+    values of the centred features: `tolerance` is of variances, and 1e-3 of them is 0.0316 of singular
+    values. At most min(n - 1, d); 0 for constant features and for a single sample. ValueError
+    unless 0 < tolerance < 1.
     """
     _check_fraction(tolerance, "tolerance", 1e-3)
     values, finite = as_features(features)
@@ -57,8 +58,8 @@ def numerical_rank(features: ArrayLike, tolerance: float = 1e-3) -> Measurement:
 def feature_rank(features: ArrayLike, epsilon: float = 0.01) -> Measurement:
     """How many singular values of features / sqrt(n) exceed `epsilon`; features (..., n, d), not centred.
 
-    Lyle et al., arXiv:2204.09560. The threshold is absolute: unlike the other ranks, this one grows with the scale of
-    the features. ValueError unless epsilon is positive and finite.
+    Lyle et al., arXiv:2204.09560. The threshold is absolute: unlike the other ranks, this one grows with the
+    scale of the features. ValueError unless epsilon is positive and finite.
     """
     if not 0 < epsilon < math.inf:
         raise ValueError(f"epsilon is {epsilon}; give a positive number, 0.01 for example")
@@ -70,8 +71,8 @@ def feature_rank(features: ArrayLike, epsilon: float = 0.01) -> Measurement:
 def stable_rank(features: ArrayLike) -> Measurement:
     """||A||_F^2 / ||A||_2^2 = sum_i s_i^2 / s_1^2; features (..., n, d), not centred.
 
-    Rudelson and Vershynin, arXiv:math/0503442. Not the 99 % cumulative count to which some packages give this name:
-    that one is `effective_rank`.
+    Rudelson and Vershynin, arXiv:math/0503442. Not the 99 % cumulative count to which some packages give this
+    name: that one is `effective_rank`.
     """
     relative = _relative(singular_values(features))
     return _rank((relative**2).sum(axis=-1), relative)
@@ -91,8 +92,8 @@ def entropy_rank(features: ArrayLike) -> Measurement:
 def participation_ratio(features: ArrayLike) -> Measurement:
     """(sum_i l_i)^2 / sum_i l_i^2 with l = s^2; features (..., n, d), not centred.
 
-    Gao et al., bioRxiv 214262, where l is the covariance spectrum. Here nothing is centred: for that number, take the
-    mean of every column away first.
+    Gao et al., bioRxiv 214262, where l is the covariance spectrum. Here nothing is centred: for that number,
+    take the mean of every column away first.
     """
     relative = _relative(singular_values(features))
     squares = relative**2

@@ -10,20 +10,20 @@ from neoteny.probes.arrays import Measurement, as_features, as_real, centre, mea
 
 
 def linear_cka(x: ArrayLike, y: ArrayLike) -> Measurement:
-    """Linear centred kernel alignment of x (..., n, d) and y (..., n, e), in [0, 1]; leading axes are broadcast.
+    """Linear centred kernel alignment of x (..., n, d) and y (..., n, e); leading axes are broadcast.
 
         <K, L>_F / (||K||_F ||L||_F),  K = H x x^T H,  L = H y y^T H,  H = I - 1 1^T / n
 
-    Kornblith et al., arXiv:1905.00414, section 3 (the usual, biased estimator). Rows of x and y are the same samples
-    in the same order. NaN where x or y is constant over samples, hence for a single one, or not finite. ValueError for
-    unequal n or leading axes that do not broadcast.
+    Kornblith et al., arXiv:1905.00414 (the usual, biased estimator). Rows of x and y are the same samples in
+    the same order. NaN where x or y is constant over samples, hence for a single one, or not finite.
+    ValueError for unequal n or leading axes that do not broadcast.
     """
     x_values, x_finite = as_features(x, "x")
     y_values, y_finite = as_features(y, "y")
     _check_pair(x_values.shape, y_values.shape)
     x_values, y_values = _centred(x_values), _centred(y_values)
     n, d, e = *x_values.shape[-2:], y_values.shape[-1]
-    # With x and y centred ||K||_F = ||x^T x||_F and <K, L>_F = ||x^T y||_F^2: take the form with fewer products.
+    # For centred x and y, ||K||_F = ||x^T x||_F and <K, L>_F = ||x^T y||_F^2: take the cheaper form.
     if d * d + d * e + e * e < n * (d + e):
         agreement = _square_norm(_transposed(x_values) @ y_values)
         x_norm = _square_norm(_transposed(x_values) @ x_values)
@@ -44,10 +44,10 @@ def class_variances(features: ArrayLike, labels: ArrayLike) -> tuple[Measurement
 
         within = mean_c mean_{i in c} ||f_i - mu_c||^2,   between = mean_{c != c'} ||mu_c - mu_c'||^2
 
-    Masarczyk et al., arXiv:2305.19753. Classes count alike whatever their size, and `between` is over ordered pairs.
-    Labels are any integers; a class without samples does not count. `between` is NaN with one class, both are where
-    the features are not finite. Both grow with the square of the features' scale: compare their ratio across layers.
-    ValueError for labels that are not integers or do not fit the features.
+    Masarczyk et al., arXiv:2305.19753. Classes count alike whatever their size, and `between` is over ordered
+    pairs. Labels are any integers; a class without samples does not count. `between` is NaN with one class,
+    both are where the features are not finite. Both grow with the square of the features' scale: compare
+    their ratio across layers. ValueError for labels that are not integers or do not fit the features.
     """
     values, finite = as_features(features)
     classes = as_real(labels, "labels")
@@ -93,7 +93,7 @@ def _check_pair(x: tuple[int, ...], y: tuple[int, ...]) -> None:
         np.broadcast_shapes(x[:-2], y[:-2])
     except ValueError:
         raise ValueError(
-            f"the leading axes of x, {x[:-2]}, and of y, {y[:-2]}, do not broadcast; add axes of length 1 or drop some"
+            f"the leading axes of x, {x[:-2]}, and of y, {y[:-2]}, do not broadcast; add axes of length 1"
         ) from None
 
 
