@@ -208,7 +208,7 @@ def _execute(store: Any, plan: Any, study: Any, options: Any, workers: int) -> i
     updates = {}
     for pack in packs:
         # Everything a configuration can get wrong comes out here, before anything is written.
-        updates[pack.name] = execute.make_runner(study, plan, pack).check().updates * len(pack.runs)
+        updates[pack.name] = execute.make_runner(study, plan, pack).plan().updates * len(pack.runs)
     content = {**plan.to_json(), "workers": workers}
     if not store.plan_path.exists() or store.plan() != content:
         store.write_plan(content)

@@ -90,7 +90,9 @@ def make_runner(study: Study, plan: Plan, pack: Pack):
     runs = [plan.runs[name] for name in pack.runs]
     experiment = study.experiment(pack.experiment)
     try:
-        return Runner(experiment, [run.config for run in runs], pack.runs, pack.lanes)
+        runner = Runner(experiment, [run.config for run in runs], pack.runs, pack.lanes)
+        runner.check()
+        return runner
     except (ValueError, KeyError, TypeError) as error:
         message = error.args[0] if error.args else error
         raise UsageError(f"{study.name}/{experiment.name}: {message}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 import pyarrow as pa
 
@@ -35,8 +35,8 @@ class Record(NamedTuple):
     flops_search: float
 
 
-_ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
-SCHEMA = pa.schema([(name, _ARROW[str(kind)]) for name, kind in Record.__annotations__.items()])
+_ARROW = {str: pa.string(), int: pa.int64(), float: pa.float64()}
+SCHEMA = pa.schema([(name, _ARROW[kind]) for name, kind in get_type_hints(Record).items()])
 """Arrow schema of a record file."""
 
 TIMING_SCHEMA = pa.schema(

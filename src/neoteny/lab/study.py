@@ -43,6 +43,7 @@ class StudyFigure:
     """A figure of a study: draw(frame of all records) -> matplotlib figure, or None if its records are not there."""
 
     name: str
+    title: str
     caption: str
     draw: Callable[[pl.DataFrame], Figure | None]
 
@@ -54,6 +55,7 @@ class Study:
     name: str
     title: str
     paper: str
+    paper_url: str
     question: str
     experiments: tuple[Experiment, ...]
     claims: tuple[Claim, ...]

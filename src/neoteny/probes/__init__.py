@@ -1,0 +1,102 @@
+"""Probes: measurements of arrays (NumPy, on the host) and of a learner's view (JAX, inside the program).
+
+The functions take arrays or views and can be called on anything; `KNOWN` says how a run applies each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from neoteny.probes.arrays import flatten_features
+from neoteny.probes.curvature import (
+    Spectrum,
+    hessian_spectrum,
+    hessian_vector_products,
+    output_noise_loss,
+    output_sharpness,
+    sharpness,
+    spectral_density,
+)
+from neoteny.probes.dormancy import constant_fraction, dead_fraction, dormant_fraction
+from neoteny.probes.measurement import FeatureProbe, Measurement, NetworkProbe, Stages, Units, ViewProbe, measurement
+from neoteny.probes.plasticity import Plasticity, plasticity, random_sines, regret, view_plasticity
+from neoteny.probes.rank import (
+    effective_rank,
+    entropy_rank,
+    feature_rank,
+    numerical_rank,
+    participation_ratio,
+    stable_rank,
+)
+from neoteny.probes.similarity import class_variances, linear_cka
+from neoteny.probes.weights import gradient_norm, kernel_rank, weight_norm, weight_rank
+
+dead_units = FeatureProbe("dead_units", dead_fraction, Stages.HIDDEN, Units.LAST)
+"""Share of dead units of every hidden stage, and their mean at place `all`."""
+
+dormant_units = FeatureProbe("dormant_units", dormant_fraction, Stages.HIDDEN, Units.LAST)
+"""Share of dormant units of every hidden stage, and their mean at place `all`."""
+
+KNOWN: dict[Callable, Measurement] = {
+    **{
+        rank: FeatureProbe(rank.__name__, rank)
+        for rank in (
+            effective_rank,
+            numerical_rank,
+            feature_rank,
+            stable_rank,
+            entropy_rank,
+            participation_ratio,
+        )
+    },
+    dead_fraction: dead_units,
+    dormant_fraction: dormant_units,
+    constant_fraction: FeatureProbe("constant_units", constant_fraction, Stages.HIDDEN, Units.LAST),
+    weight_norm: ViewProbe("weight_norm", weight_norm),
+    gradient_norm: ViewProbe("gradient_norm", gradient_norm),
+    weight_rank: NetworkProbe("weight_rank", weight_rank),
+    sharpness: ViewProbe("sharpness", sharpness),
+    output_sharpness: ViewProbe("output_sharpness", output_sharpness),
+    plasticity: ViewProbe("plasticity", view_plasticity),
+}
+"""Probe function -> how a run applies it and under which name it is recorded."""
+
+__all__ = [
+    "KNOWN",
+    "FeatureProbe",
+    "Measurement",
+    "NetworkProbe",
+    "Plasticity",
+    "Spectrum",
+    "Stages",
+    "Units",
+    "ViewProbe",
+    "class_variances",
+    "constant_fraction",
+    "dead_fraction",
+    "dead_units",
+    "dormant_fraction",
+    "dormant_units",
+    "effective_rank",
+    "entropy_rank",
+    "feature_rank",
+    "flatten_features",
+    "gradient_norm",
+    "hessian_spectrum",
+    "hessian_vector_products",
+    "kernel_rank",
+    "linear_cka",
+    "measurement",
+    "numerical_rank",
+    "output_noise_loss",
+    "output_sharpness",
+    "participation_ratio",
+    "plasticity",
+    "random_sines",
+    "regret",
+    "sharpness",
+    "spectral_density",
+    "stable_rank",
+    "weight_norm",
+    "weight_rank",
+]

@@ -18,18 +18,33 @@ class Stages(Enum):
     """Every stage but the last, each recorded under its name, and their mean under `all`."""
 
 
+class Units(Enum):
+    """How a feature probe wants a stage's output (n, ..., units)."""
+
+    FLAT = "flat"
+    """As features (n, d): places and channels are all features."""
+    LAST = "last"
+    """As it is: a unit of a convolution is a channel at all places."""
+
+
 @dataclass(frozen=True)
 class FeatureProbe:
-    """A NumPy measurement of one stage's output: function(features (n, ...)) -> scalar, called for every lane."""
+    """A NumPy measurement of one stage's output: function(features) -> scalar, called for every lane."""
 
     name: str
     function: Callable[[np.ndarray], object]
     stages: Stages = Stages.PENULTIMATE
+    units: Units = Units.FLAT
 
     def select(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """The stages to look at, of a network with these stage names."""
         hidden = names[:-1] or names
         return hidden if self.stages is Stages.HIDDEN else hidden[-1:]
+
+    def measure(self, output: np.ndarray) -> float:
+        """The measurement of one lane's stage output (n, ..., units)."""
+        shown = output.reshape(len(output), -1) if self.units is Units.FLAT else output
+        return float(np.asarray(self.function(shown)))
 
 
 @dataclass(frozen=True)
@@ -40,7 +55,15 @@ class ViewProbe:
     function: Callable[..., Mapping[str, object]]
 
 
-Measurement = FeatureProbe | ViewProbe
+@dataclass(frozen=True)
+class NetworkProbe:
+    """A NumPy measurement of the parameters: function(network) -> {place: scalar}, called for every lane on the host."""
+
+    name: str
+    function: Callable[..., Mapping[str, float]]
+
+
+Measurement = FeatureProbe | ViewProbe | NetworkProbe
 
 
 def measurement(probe: object) -> Measurement:
@@ -51,7 +74,7 @@ def measurement(probe: object) -> Measurement:
     """
     from neoteny.probes import KNOWN
 
-    if isinstance(probe, FeatureProbe | ViewProbe):
+    if isinstance(probe, FeatureProbe | ViewProbe | NetworkProbe):
         return probe
     if not callable(probe):
         raise TypeError(f"a probe is a function of features or a measurement, not {type(probe).__name__}")

@@ -6,7 +6,7 @@ Whoever drives the runner (a store, a person in memory) takes what a tick yields
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 from neoteny.lab.configs import host_view, lane_columns
 from neoteny.lab.records import Record
 from neoteny.lab.study import Experiment
-from neoteny.probes.measurement import FeatureProbe, Measurement, ViewProbe
+from neoteny.probes.measurement import FeatureProbe, NetworkProbe, ViewProbe
 from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.sources import Minibatch, TaskArrays
 from neoteny.tasks.streams import Task, Unchanged
@@ -68,6 +68,10 @@ def paths_of(tree: Any) -> list[str]:
     return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(arrays)]
 
 
+def _split_shapes(tree: Any) -> tuple[Any, Any]:
+    return eqx.partition(tree, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+
+
 def _script(experiment: Experiment, config: Any) -> tuple[tuple[Task, ...], tuple[Event, ...]]:
     view = host_view(config)
     stream = experiment.stream(view)
@@ -105,7 +109,7 @@ class Runner:
         self._task: Task | None = None
         self._metrics: tuple[str, ...] = ()
         self._device_arrays: dict[int, tuple] = {}
-        self._update_flops: dict[tuple, float] = {}
+        self._traced: dict[tuple, Any] = {}
         self._seconds_per_update: float | None = None
         self._counter = CompilationCounter()
         self._capacity = self._capacities()
@@ -115,6 +119,23 @@ class Runner:
     def plan(self) -> Plan:
         """Updates and events of one lane of this script."""
         return Plan(sum(e.steps for e in self.script if isinstance(e, Train)), len(self.script))
+
+    def check(self) -> Plan:
+        """The plan, after tracing what can go wrong: the learner, its metrics, the order of events. ValueError if it does."""
+        state = jax.eval_shape(self.programs.init, self.lanes)
+        current: Task | None = None
+        for position, event in enumerate(self.script):
+            if isinstance(event, Switch):
+                current = event.task
+            elif isinstance(event, Train):
+                if current is None or event.task.index != current.index:
+                    raise ValueError(f"event {position}: Train({event.task.name}) needs Switch({event.task.name}) before it")
+                names = self._metric_names(event.task, state.learner)
+                if event.until is not None and event.until.metric not in names:
+                    raise ValueError(f"until: no training metric {event.until.metric!r}; there are {', '.join(names)}")
+            elif isinstance(event, Evaluate | Probe):
+                event.task.rows(event.split)
+        return self.plan()
 
     @property
     def updates_before(self) -> int:
@@ -186,12 +207,11 @@ class Runner:
                 seen = event.task
                 arrays = self._arrays(seen, "train")
                 state = jax.eval_shape(
-                    lambda s, t, d: self.programs.switch(s, self.lanes, t, d, self.clock, transform=seen.transform),
+                    lambda s, t, d: self.programs.switch(s._replace(source=None), self.lanes, t, d, self.clock, transform=seen.transform),
                     state, arrays, 0,
                 )  # fmt: skip
             elif isinstance(event, Train) and (reached or cursor.done > 0):
-                arrays = self._arrays(event.task, "train")
-                metrics = self.programs.metric_names(self.lanes, state.learner, arrays, event.task.transform)
+                metrics = self._metric_names(event.task, state.learner)
                 state = jax.eval_shape(lambda s, m=metrics: self.programs.ready(s, metrics=m), state)
             elif isinstance(event, Intervene) and reached:
                 state = jax.eval_shape(lambda s, e=event, t=seen: self._intervention(s, e, t, 0), state)
@@ -202,7 +222,7 @@ class Runner:
         """Go on from stored arrays; ValueError names what does not fit."""
         template = self._template(cursor)
         paths = paths_of(template)
-        dynamic, static = eqx.partition(template, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+        dynamic, static = _split_shapes(template)
         leaves = []
         for path, expected in zip(paths, jax.tree.leaves(dynamic), strict=True):
             name = f"state{path}"
@@ -253,11 +273,7 @@ class Runner:
         transform = event.task.transform
         flops = self._flops_of_update(event.task)
         if done == 0:
-            if self._task is None or event.task.index != self._task.index:
-                raise ValueError(f"event {position}: Train({event.task.name}) needs Switch({event.task.name}) before it")
-            self._metrics = self.programs.metric_names(self.lanes, self.state.learner, arrays, transform)
-            if event.until is not None and event.until.metric not in self._metrics:
-                raise ValueError(f"until: no training metric {event.until.metric!r}; there are {', '.join(self._metrics)}")
+            self._metrics = self._metric_names(event.task, self.state.learner)
             self.state = self.programs.ready(self.state, metrics=self._metrics)
         taken_before = np.asarray(self.state.taken)
         while True:
@@ -281,6 +297,12 @@ class Runner:
             if over:
                 return
 
+    def _metric_names(self, task: Task, learner: Any) -> tuple[str, ...]:
+        def find() -> tuple[str, ...]:
+            return self.programs.metric_names(self.lanes, learner, self._arrays(task, "train"), task.transform)
+
+        return self._once("metrics", task, find)
+
     def _chunk_length(self) -> int:
         if self._seconds_per_update is None:
             return 1
@@ -290,20 +312,24 @@ class Runner:
         if timed.compilations == 0 and ran > 0:
             self._seconds_per_update = max(timed.seconds / ran, 1e-7)
 
+    def _once(self, what: str, task: Task, compute: Callable[[], Any], *more: Any) -> Any:
+        """What tracing finds out about a task's programs, traced once for tasks alike."""
+        place = (what, task.transform, task.data.inputs.shape, task.data.targets.shape, *more)
+        if place not in self._traced:
+            self._traced[place] = compute()
+        return self._traced[place]
+
     def _flops_of_update(self, task: Task) -> float:
-        arrays = self._arrays(task, "train")
-        place = (task.transform, arrays.inputs.shape)
-        if place not in self._update_flops:
-            learner = jax.eval_shape(self.programs.init_lane, *self._one_lane())
-            batch = jax.eval_shape(
-                lambda seed, task_arrays: self.programs.batch_lane(seed, task_arrays, 0, task.transform),
-                self._one_lane()[1], arrays,
-            )  # fmt: skip
-            dynamic, static = eqx.partition(learner, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
-            self._update_flops[place] = count_flops(
-                lambda d, b, v, s: self.programs.update_lane(eqx.combine(d, static), b, v, s, 0), dynamic, batch, *self._one_lane()
+        def count() -> float:
+            values, seed = self._one_lane()
+            learner = jax.eval_shape(self.programs.init_lane, values, seed)
+            dynamic, static = _split_shapes(learner)
+            batch = self._batch_shape(task, self._arrays(task, "train"), self.source.batch_size)
+            return count_flops(
+                lambda d, b, v, s: self.programs.update_lane(eqx.combine(d, static), b, v, s, 0), dynamic, batch, values, seed
             )
-        return self._update_flops[place]
+
+        return self._once("update", task, count)
 
     def _one_lane(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         return {name: column[0] for name, column in self.lanes.values.items()}, self.lanes.seeds[0]
@@ -351,7 +377,7 @@ class Runner:
             self._task = event.task
             self.clock = self.clock.switched(event.task.index)
             self.state = self.programs.switch(
-                self.state, self.lanes, self._arrays(event.task, "train"), np.int32(event.task.draw), self.clock,
+                self.state._replace(source=None), self.lanes, self._arrays(event.task, "train"), np.int32(event.task.draw), self.clock,
                 transform=event.task.transform,
             )  # fmt: skip
             return [], {}
@@ -361,6 +387,7 @@ class Runner:
             return self._probe(event, position), {}
         if isinstance(event, Intervene):
             self.state = self._intervention(self.state, event, self._task, position)
+            self._traced.clear()  # an intervention may change the structure of what was traced
             return [], {}
         return [], {event.name: self._saved(event)}
 
@@ -391,8 +418,7 @@ class Runner:
             scored = self.programs.score(learner, self.lanes, drawn, arrays, part, weights, transform=transform)
             for name, value in scored.items():
                 sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
-        batch = self._batch_shape(task, arrays, 1)
-        self.ledger.forward += len(rows) * self._count(self.programs.score_lane, batch)
+        self.ledger.forward += len(rows) * self._count("score", self.programs.score_lane, task, arrays, 1)
         return [
             self._record(lane, task, position, name, value[lane] / len(rows), split=event.split)
             for lane in range(len(self.names))
@@ -406,11 +432,20 @@ class Runner:
 
         return jax.eval_shape(batch, self.lanes.seeds[0], arrays)
 
-    def _count(self, function, batch) -> float:
-        """Operations of function(learner_state, values, batch) for one lane."""
-        learner = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), eqx.filter(self.state.learner, eqx.is_array))
-        static = eqx.filter(self.state.learner, eqx.is_array, inverse=True)
-        return count_flops(lambda d, b, v: function(eqx.combine(d, static), v, b), learner, batch, self._one_lane()[0])
+    def _lane_shapes(self) -> tuple[Any, Any]:
+        """Shapes of one lane's learner state, and its static part."""
+        dynamic, static = eqx.partition(self.state.learner, eqx.is_array)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), dynamic), static
+
+    def _count(self, what: str, function: Callable, task: Task, arrays: TaskArrays, size: int) -> float:
+        """Operations of function(learner_state, values, batch) for one lane and a batch of `size`."""
+
+        def count() -> float:
+            dynamic, static = self._lane_shapes()
+            batch = self._batch_shape(task, arrays, size)
+            return count_flops(lambda d, v, b: function(eqx.combine(d, static), v, b), dynamic, self._one_lane()[0], batch)
+
+        return self._once(what, task, count, size)
 
     def _probe(self, event: Probe, position: int) -> list[Record]:
         task = event.task
@@ -427,7 +462,9 @@ class Runner:
         on_features = [probe for probe in event.probes if isinstance(probe, FeatureProbe)]
         if on_features:
             self._probe_features(on_features, learner, drawn, arrays, rows, task, record)
-        batch = self._batch_shape(task, arrays, len(rows))
+        on_networks = [probe for probe in event.probes if isinstance(probe, NetworkProbe)]
+        if on_networks:
+            self._probe_networks(on_networks, learner, record)
         for probe in event.probes:
             if isinstance(probe, ViewProbe):
                 measured = self.programs.view_probe(
@@ -435,7 +472,7 @@ class Runner:
                 )
                 seed = self.lanes.seeds[0]
                 self.ledger.probe += self._count(
-                    lambda s, v, b, p=probe: self.programs.view_probe_lane(p, s, v, seed, b, 0), batch
+                    probe.name, lambda s, v, b, p=probe: self.programs.view_probe_lane(p, s, v, seed, b, 0), task, arrays, len(rows)
                 )
                 for place, values in measured.items():
                     record(probe.name, place, np.asarray(values))
@@ -452,12 +489,12 @@ class Runner:
             )
             for name, output in outputs.items():
                 parts[name].append(np.asarray(output))
-        self.ledger.probe += len(rows) * self._count(self.programs.features_lane, self._batch_shape(task, arrays, 1))
+        self.ledger.probe += len(rows) * self._count("features", self.programs.features_lane, task, arrays, 1)
         features = {name: np.concatenate(pieces, axis=1) for name, pieces in parts.items()}
         for probe in probes:
             selected = probe.select(names)
             measured = {
-                name: np.asarray([float(probe.function(features[name][lane])) for lane in range(len(self.names))])
+                name: np.asarray([probe.measure(features[name][lane]) for lane in range(len(self.names))])
                 for name in selected
             }
             for name, values in measured.items():
@@ -465,18 +502,32 @@ class Runner:
             if len(selected) > 1:
                 record(probe.name, "all", np.mean(list(measured.values()), axis=0))
 
+    def _probe_networks(self, probes: list[NetworkProbe], learner, record) -> None:
+        network = self.programs.learner(self._one_lane()[0]).view(learner).network
+        dynamic, static = eqx.partition(network, eqx.is_array)
+        held = jax.device_get(dynamic)
+        for probe in probes:
+            lanes = [
+                probe.function(eqx.combine(jax.tree.map(lambda x, i=lane: x[i], held), static))
+                for lane in range(len(self.names))
+            ]
+            for place in lanes[0]:
+                record(probe.name, place, np.asarray([measured[place] for measured in lanes]))
+
     def _stage_names(self, arrays: TaskArrays, task: Task) -> tuple[str, ...]:
-        learner = jax.eval_shape(lambda s: jax.tree.map(lambda x: x[0], s), eqx.filter(self.state.learner, eqx.is_array))
-        static = eqx.filter(self.state.learner, eqx.is_array, inverse=True)
-        names: list[str] = []
+        def find() -> tuple[str, ...]:
+            dynamic, static = self._lane_shapes()
+            names: list[str] = []
 
-        def trace(dynamic, values, batch):
-            outputs = self.programs.features_lane(eqx.combine(dynamic, static), values, batch)
-            names.extend(outputs)  # jax would give the names back sorted, and their order is the network's
-            return outputs
+            def trace(dynamic, values, batch):
+                outputs = self.programs.features_lane(eqx.combine(dynamic, static), values, batch)
+                names.extend(outputs)  # jax would give the names back sorted, and their order is the network's
+                return outputs
 
-        jax.eval_shape(trace, learner, self._one_lane()[0], self._batch_shape(task, arrays, 1))
-        return tuple(names)
+            jax.eval_shape(trace, dynamic, self._one_lane()[0], self._batch_shape(task, arrays, 1))
+            return tuple(names)
+
+        return self._once("stages", task, find)
 
     def _intervention(self, state, event: Intervene, current: Task | None, position: int):
         task = event.on or current or self.tasks[0]

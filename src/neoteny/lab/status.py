@@ -1,0 +1,33 @@
+"""How far a result directory is, from its plan and manifests alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from neoteny.lab.store import Store
+
+
+def describe(directory: Path) -> str:
+    """One line for the whole, one for each pack."""
+    store = Store(directory)
+    plan = store.plan()
+    manifests = {pack["name"]: store.pack(pack["name"]).manifest() for pack in plan["packs"]}
+    finished = sum(m is not None and m.status == "finished" for m in manifests.values())
+    lines = [
+        f"{plan['study']}, preset {plan['preset']}: {len(plan['runs'])} runs in {len(plan['packs'])} packs, {finished} finished"
+    ]
+    for pack in plan["packs"]:
+        manifest = manifests[pack["name"]]
+        if manifest is None:
+            standing = "not begun"
+        elif manifest.status == "finished":
+            standing = f"finished, {manifest.commit} commits"
+        else:
+            event, done = manifest.cursor
+            standing = f"{manifest.status}, at event {event} after {done} updates of it, {manifest.commit} commits"
+        if manifest is not None and manifest.traceback:
+            standing += f": {manifest.traceback.strip().splitlines()[-1]}"
+        lines.append(f"  {pack['name']}  {pack['experiment']:<12} {len(pack['runs'])} runs  {standing}")
+    if finished < len(plan["packs"]):
+        lines.append(f"go on with: neoteny resume {directory}")
+    return "\n".join(lines)
