@@ -1,0 +1,23 @@
+"""Interventions: pure functions of a learner's state, parameters and optimiser state together."""
+
+from neoteny.interventions.intervention import EMPTY, Context, Intervention, Nothing
+from neoteny.interventions.redo import Redo, dormant_units, redo
+from neoteny.interventions.reset import Moments, Reset, ResetOptimizer, reset, reset_optimizer
+from neoteny.interventions.shrink_perturb import ShrinkPerturb, shrink_perturb
+
+__all__ = [
+    "EMPTY",
+    "Context",
+    "Intervention",
+    "Moments",
+    "Nothing",
+    "Redo",
+    "Reset",
+    "ResetOptimizer",
+    "ShrinkPerturb",
+    "dormant_units",
+    "redo",
+    "reset",
+    "reset_optimizer",
+    "shrink_perturb",
+]

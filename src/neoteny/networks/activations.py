@@ -12,7 +12,7 @@ from jaxtyping import Array
 from neoteny.networks.network import Layer
 
 ActivationFunction = Callable[[Array], Array]
-"""Maps (..., size) to (..., size'), usually entry by entry; module-level functions, as makers compare them."""
+"""Maps (..., size) to (..., size'), usually entry by entry; a module-level function: makers compare it."""
 
 
 def relu(x: Array) -> Array:

@@ -23,9 +23,9 @@ from neoteny.networks.convolution import (
 )
 from neoteny.networks.dense import Dense, Flatten
 from neoteny.networks.initializers import Initializer, he, lecun, named_key
-from neoteny.networks.mlp import check_norm, dense_stages, norm_layers
+from neoteny.networks.mlp import dense_stages
 from neoteny.networks.network import Chain, Layer, Network
-from neoteny.networks.normalization import Normalizer
+from neoteny.networks.normalization import Normalizer, check_norm, norm_layers
 
 
 @dataclass(frozen=True)

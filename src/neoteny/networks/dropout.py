@@ -12,8 +12,8 @@ from neoteny.networks.network import Layer
 class Dropout(Layer):
     """With `train`, zero each entry with probability `rate` and divide the others by 1 - rate.
 
-    Srivastava et al. 2014, with the division moved from evaluation to training. ValueError when training without
-    a key.
+    Srivastava et al. 2014, with the division moved from evaluation to training. ValueError when training
+    without a key.
     """
 
     rate: float = eqx.field(static=True)

@@ -14,7 +14,7 @@ from neoteny.networks.activations import Activation, ActivationFunction, check_a
 from neoteny.networks.dense import Dense, Flatten
 from neoteny.networks.initializers import Initializer, he, lecun, named_key
 from neoteny.networks.network import Chain, Layer, Network
-from neoteny.networks.normalization import Norm, Normalizer
+from neoteny.networks.normalization import Normalizer, check_norm, norm_layers
 
 
 @dataclass(frozen=True)
@@ -86,17 +86,3 @@ def dense_stages(
         stages[stage] = Chain(*flatten, dense, *norm_layers(norm, width), Activation(activation))
         in_size = output_size(activation, width)
     return stages, in_size
-
-
-def check_norm(norm: Normalizer | None) -> Normalizer:
-    """`norm`, NONE for None; TypeError for what cannot make a layer of a size."""
-    if norm is None:
-        return Norm.NONE
-    if isinstance(norm, Layer) or not callable(norm):
-        raise TypeError(f"norm must make a layer of a size, such as Norm.LAYER or LayerNorm; got {norm!r}")
-    return norm
-
-
-def norm_layers(norm: Normalizer, size: int) -> tuple[Layer, ...]:
-    """The layer `norm` makes for `size`, or none at all."""
-    return () if norm is Norm.NONE else (norm(size),)

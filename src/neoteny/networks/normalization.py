@@ -52,8 +52,8 @@ class GroupNorm(Layer):
 
     The variance is E[d^2] - E[d]^2 in one pass, with d = x - s and s the group's first value, held constant
     under differentiation (the result does not depend on s). Its relative error is about
-    1e-7 (1 + (mean - s)^2 / var): a few roundings for a typical s, at most 1e-7 times the number of values in a
-    group; without the shift it would grow with mean^2 / var.
+    1e-7 (1 + (mean - s)^2 / var): a few roundings for a typical s, at most 1e-7 times the number of values in
+    a group; without the shift it would grow with mean^2 / var.
     """
 
     scale: Float[Array, " size"] | None
@@ -179,6 +179,20 @@ class Norm(enum.Enum):
             case Norm.GROUP:
                 most = max(size // GROUP_SIZE, 1)
                 return GroupNorm(size, max(groups for groups in range(1, most + 1) if size % groups == 0))
+
+
+def check_norm(norm: Normalizer | None) -> Normalizer:
+    """`norm`, NONE for None; TypeError for what cannot make a layer of a size."""
+    if norm is None:
+        return Norm.NONE
+    if isinstance(norm, Layer) or not callable(norm):
+        raise TypeError(f"norm must make a layer of a size, such as Norm.LAYER or LayerNorm; got {norm!r}")
+    return norm
+
+
+def norm_layers(norm: Normalizer, size: int) -> tuple[Layer, ...]:
+    """The layer `norm` makes for `size`, or none at all."""
+    return () if norm is Norm.NONE else (norm(size),)
 
 
 def _epsilon(epsilon: float) -> float:

@@ -1,0 +1,243 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+from scipy.signal import correlate
+
+from neoteny.networks import (
+    AveragePool2d,
+    Conv2d,
+    GlobalAveragePool,
+    Lowering,
+    MaxPool2d,
+    Padding,
+    convolve,
+    spatial_size,
+    torch_uniform,
+)
+
+KEY = jax.random.key(0)
+CASES = [
+    # size, kernel, stride, padding
+    ((5, 7), (3, 3), 1, "VALID"),
+    ((5, 7), (3, 3), 1, "SAME"),
+    ((5, 8), (3, 2), 2, "VALID"),
+    ((5, 8), (3, 2), 2, "SAME"),
+    ((9, 6), (4, 5), (3, 2), "SAME"),
+    ((9, 6), (4, 5), (3, 2), 2),
+    ((6, 6), (1, 1), 1, "SAME"),
+    ((6, 5), (1, 1), 2, "VALID"),
+    ((6, 5), (2, 1), 3, "SAME"),
+    ((3, 3), (3, 3), 2, "VALID"),
+    ((2, 2), (3, 3), 1, 1),
+]
+
+
+def zeros_around(size, kernel, stride, padding):
+    """Padding by its definition: SAME gives ceil(n / s) outputs and puts an odd zero last."""
+    if padding == "SAME":
+        pads = []
+        for n, k, s in zip(size, kernel, stride, strict=True):
+            missing = max((int(np.ceil(n / s)) - 1) * s + k - n, 0)
+            pads.append((missing // 2, missing - missing // 2))
+        return pads
+    return [(0, 0)] * 2 if padding == "VALID" else [(padding, padding)] * 2
+
+
+def reference(x, weight, stride, padding):
+    """scipy's correlation of the padded map at stride 1, channel by channel, then every stride-th entry."""
+    stride = (stride, stride) if isinstance(stride, int) else stride
+    padded = np.pad(x, ((0, 0), *zeros_around(x.shape[1:3], weight.shape[:2], stride, padding), (0, 0)))
+    outputs = [
+        [
+            sum(correlate(image[..., c], weight[..., c, o], mode="valid") for c in range(x.shape[-1]))
+            for o in range(weight.shape[-1])
+        ]
+        for image in padded
+    ]
+    return np.moveaxis(np.asarray(outputs), 1, -1)[:, :: stride[0], :: stride[1]]
+
+
+def arrays(size, kernel):
+    rng = np.random.default_rng(1)
+    return rng.normal(size=(2, *size, 3)), rng.normal(size=(*kernel, 3, 4))
+
+
+@pytest.mark.parametrize("lowering", list(Lowering))
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), CASES)
+def test_values(size, kernel, stride, padding, lowering):
+    x, weight = arrays(size, kernel)
+    with jax.enable_x64(True):
+        y = convolve(jnp.asarray(x), jnp.asarray(weight), stride=stride, padding=padding, lowering=lowering)
+        np.testing.assert_allclose(y, reference(x, weight, stride, padding), rtol=1e-12, atol=1e-12)
+    assert y.shape[1:3] == spatial_size(size, kernel, stride, padding)
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), CASES)
+def test_gradients_of_the_lowerings_agree(size, kernel, stride, padding):
+    x, weight = arrays(size, kernel)
+
+    def gradients(lowering):
+        def loss(x, weight):
+            y = convolve(x, weight, stride=stride, padding=padding, lowering=lowering)
+            return jnp.sum(jnp.sin(y) * jnp.arange(y.size).reshape(y.shape))
+
+        return jax.grad(loss, (0, 1))(jnp.asarray(x), jnp.asarray(weight))
+
+    with jax.enable_x64(True):
+        expected = gradients("convolution")
+        for lowering in ("patches", "auto"):
+            for a, b in zip(gradients(lowering), expected, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_gradient_is_that_of_the_definition():
+    x, weight = arrays((5, 6), (3, 2))
+    direction = np.random.default_rng(2).normal(size=weight.shape)
+    with jax.enable_x64(True):
+        gradient = jax.grad(lambda w: jnp.sum(convolve(jnp.asarray(x), w, stride=2) ** 2))(jnp.asarray(weight))
+
+    def loss(w):
+        return np.sum(reference(x, w, 2, "SAME") ** 2)
+
+    step = 1e-4
+    finite = (loss(weight + step * direction) - loss(weight - step * direction)) / (2 * step)
+    assert np.sum(np.asarray(gradient) * direction) == pytest.approx(finite, rel=1e-9)
+
+
+@pytest.mark.parametrize("lowering", list(Lowering))
+def test_inside_a_loop_with_batched_weights_and_second_derivatives(lowering):
+    x, weight = arrays((5, 6), (3, 3))
+    x, weights = jnp.asarray(x, jnp.float32), jnp.asarray([weight, 2 * weight], jnp.float32)
+
+    def loss(weight):
+        return jnp.mean(jnp.tanh(convolve(x, weight, stride=2, lowering=lowering)))
+
+    def step(_, weight):
+        _, curvature = jax.jvp(jax.grad(loss), (weight,), (weight,))
+        return weight - 0.1 * jax.grad(loss)(weight) - 0.1 * curvature
+
+    looped = jax.jit(jax.vmap(lambda w, n: lax.fori_loop(0, n, step, w), (0, None)))(weights, 3)
+    for lane in range(2):
+        expected = weights[lane]
+        for _ in range(3):
+            expected = step(0, expected)
+        np.testing.assert_allclose(looped[lane], expected, atol=1e-5)
+
+
+def test_auto_lowers_to_one_matrix_product_on_cpu_alone():
+    x, weight = jnp.ones((1, 6, 6, 3)), jnp.ones((3, 3, 3, 4))
+    traced = jax.jit(jax.grad(lambda w: jnp.sum(convolve(x, w) ** 2))).trace(weight)
+    on_cpu = traced.lower(lowering_platforms=("cpu",)).as_text()
+    elsewhere = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert "stablehlo.convolution" not in on_cpu
+    assert "stablehlo.dot_general" in on_cpu
+    assert "stablehlo.convolution" in elsewhere
+    assert "stablehlo.dot_general" not in elsewhere
+
+
+def test_layer():
+    layer = Conv2d(3, 4, 3, key=KEY, stride=2, padding=1, initializer=torch_uniform)
+    x = np.random.default_rng(0).normal(size=(2, 7, 6, 3))
+    y, same = layer(jnp.asarray(x, jnp.float32))
+    expected = reference(x, np.asarray(layer.weight, np.float64), 2, 1) + np.asarray(layer.bias, np.float64)
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    assert same is layer
+    assert Conv2d(3, 4, 3, key=KEY, use_bias=False).bias is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    window=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    stride=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    padding=st.sampled_from(["SAME", "VALID"]),
+)
+def test_pooling(size, window, stride, padding):
+    if padding == "VALID" and (window[0] > size[0] or window[1] > size[1]):
+        with pytest.raises(ValueError, match="does not fit"):
+            MaxPool2d(window, stride=stride)(jnp.zeros((1, *size, 1)))
+        return
+    # Negative values too, so that padding with zeros would show.
+    x = np.random.default_rng(0).normal(size=(2, *size, 3)).astype(np.float32) - 2
+    pads = zeros_around(size, window, stride, padding)
+    padded = np.pad(x.astype(np.float64), ((0, 0), *pads, (0, 0)), constant_values=np.nan)
+    height, width = spatial_size(size, window, stride, padding)
+    cells = np.stack(
+        [
+            np.stack(
+                [
+                    padded[:, i : i + window[0], j : j + window[1]].reshape(2, -1, 3)
+                    for j in range(0, width * stride[1], stride[1])
+                ],
+                axis=1,
+            )
+            for i in range(0, height * stride[0], stride[0])
+        ],
+        axis=1,
+    )
+    largest, _ = MaxPool2d(window, stride=stride, padding=padding)(jnp.asarray(x))
+    mean, _ = AveragePool2d(window, stride=stride, padding=padding)(jnp.asarray(x))
+    np.testing.assert_array_equal(largest, np.nanmax(cells, axis=3))
+    np.testing.assert_allclose(mean, np.nanmean(cells, axis=3), rtol=1e-5)
+
+
+def test_pooling_stride_defaults_to_the_window():
+    x = jnp.arange(36.0).reshape(1, 6, 6, 1)
+    np.testing.assert_array_equal(MaxPool2d((2, 3))(x)[0][0, ..., 0], [[8, 11], [20, 23], [32, 35]])
+    np.testing.assert_array_equal(AveragePool2d(3)(x)[0][0, ..., 0], [[7, 10], [25, 28]])
+    np.testing.assert_array_equal(GlobalAveragePool()(x)[0], [[17.5]])
+
+
+def test_pooling_with_a_number_of_pixels():
+    x = -jnp.ones((1, 2, 2, 1))
+    np.testing.assert_array_equal(MaxPool2d(2, padding=1)(x)[0], -np.ones((1, 2, 2, 1)))
+    np.testing.assert_array_equal(AveragePool2d(2, padding=1)(x)[0], -np.ones((1, 2, 2, 1)))
+    for pool in (MaxPool2d, AveragePool2d):
+        with pytest.raises(ValueError, match="padding must be smaller than the window"):
+            pool(2, padding=2)
+
+
+def test_max_pool_gradient_goes_to_the_maximum_and_is_shared_by_equals():
+    x = jnp.asarray([[1.0, 5.0, 2.0, 2.0], [3.0, 4.0, 2.0, 2.0]])[None, ..., None]
+    gradient = jax.grad(lambda x: jnp.sum(MaxPool2d(2)(x)[0]))(x)
+    expected = [[0, 1, 0.25, 0.25], [0, 0, 0.25, 0.25]]
+    np.testing.assert_array_equal(gradient[0, ..., 0], expected)
+
+
+def test_max_pool_spreads_nan():
+    x = jnp.ones((1, 4, 4, 1)).at[0, 1, 2, 0].set(jnp.nan)
+    np.testing.assert_array_equal(np.isnan(MaxPool2d(2)(x)[0][0, ..., 0]), [[False, True], [False, False]])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"in_channels": 0}, "in_channels must be"),
+        ({"out_channels": -2}, "out_channels must be"),
+        ({"kernel": 0}, "kernel must be"),
+        ({"kernel": (3, 3, 3)}, "kernel must be one number or"),
+        ({"kernel": "33"}, "kernel must be a sequence"),
+        ({"stride": 0}, "stride must be"),
+        ({"stride": (1, 0)}, r"stride\[1\] must be"),
+        ({"padding": "same"}, "padding must be"),
+        ({"padding": -1}, "padding must be"),
+        ({"lowering": "im2col"}, "lowering must be"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Conv2d(**({"in_channels": 3, "out_channels": 4, "kernel": 3, "key": KEY} | arguments))
+
+
+def test_bad_inputs():
+    layer = Conv2d(3, 4, 3, key=KEY, padding=Padding.VALID)
+    with pytest.raises(ValueError, match="Conv2d was made with in_channels=3"):
+        layer(jnp.zeros((1, 5, 5, 2)))
+    with pytest.raises(ValueError, match=r"Conv2d expects \(batch, height, width, channels\)"):
+        layer(jnp.zeros((5, 5, 3)))
+    with pytest.raises(ValueError, match=r"window of \(3, 3\) does not fit into a map of \(2, 5\)"):
+        layer(jnp.zeros((1, 2, 5, 3)))
