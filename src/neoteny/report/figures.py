@@ -743,7 +743,7 @@ def _legend_layout(labels: list[str]) -> tuple[list[str], int, float]:
         wrapped = [_wrap(label, max(width, 8)) for label in labels]
         down = math.ceil(len(labels) / columns)  # a legend is filled column by column
         tallest = max(
-            sum(11.5 * (label.count("\n") + 1) + 4.5 for label in wrapped[start : start + down])
+            sum(10.8 * (label.count("\n") + 1) + 4.5 for label in wrapped[start : start + down])
             for start in range(0, len(labels), down)
         )
         fits = max(len(line) for label in wrapped for line in label.split("\n")) <= width
