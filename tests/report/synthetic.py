@@ -1,4 +1,4 @@
-"""A plasticity study made up for the tests: 4 optimiser settings x 5 seeds x 15 tasks, one run of which diverges."""
+"""A made-up plasticity study: 4 optimiser settings, 5 seeds, 15 tasks; one run diverges, one fails."""
 
 from __future__ import annotations
 
@@ -68,35 +68,39 @@ VERDICTS = (
         "interval": [-0.5219, -0.3405],
         "n": 5,
         "verdict": "holds",
-        "reason": "The interval lies below -0.10, the margin named by the claim. One seed diverged in task 9 and counts as chance level.",
+        "reason": (
+            "The interval lies below -0.10, the margin named by the claim. One seed diverged "
+            "in task 9 and counts as chance level."
+        ),
         "parts": [],
     },
     {
         "id": "UPL-2",
         "statement": "Tuned Adam does not collapse",
         "paper": "stays near 100 %",
-        "measured": -0.0071,
-        "interval": [-0.0213, 0.0071],
+        "measured": None,
+        "interval": None,
         "n": 5,
         "verdict": "holds",
         "reason": "Both parts hold.",
         "parts": [
             {
-                "id": "a",
-                "statement": "lower bound above -0.05",
+                "name": "last third minus first third, tuned",
                 "measured": -0.0071,
                 "interval": [-0.0213, 0.0071],
                 "n": 5,
                 "verdict": "holds",
+                "reason": "[-0.0213, 0.0071] is above -0.05",
+                "parts": [],
             },
             {
-                "id": "b",
-                "statement": "tuned minus default above 0",
+                "name": "tuned minus default",
                 "measured": 0.424,
-                "interval": [0.33, 0.518],
+                "interval": [0.33, None],
                 "n": 5,
                 "verdict": "holds",
-                "p_value": 3.1e-5,
+                "reason": "",
+                "parts": [],
             },
         ],
     },
@@ -130,7 +134,10 @@ VERDICTS = (
         "interval": [-0.044, 0.106],
         "n": 5,
         "verdict": "inconclusive",
-        "reason": "The interval is wider than the margin of equivalence, 0.05 on both sides; about 14 seeds would decide.",
+        "reason": (
+            "The interval is wider than the margin of equivalence, 0.05 on both sides; about "
+            "14 seeds would decide."
+        ),
         "parts": [],
     },
     {
@@ -180,7 +187,8 @@ def drawn(folder) -> tuple[RenderedFigure, ...]:
                 references={"chance": 0.1},
             ),
             "Accuracy after every redraw of the labels",
-            "Accuracy on 4,096 training images at the end of every task. Default Adam loses the ability to fit new "
+            "Accuracy on 4,096 training images at the end of every task. Default Adam loses "
+            "the ability to fit new "
             "labels; a smaller `b2`, `eps_root` or both prevent it.",
         ),
         "panels": (
@@ -239,15 +247,21 @@ def page(figures: tuple[RenderedFigure, ...] = ()) -> Page:
         study="plasticity",
         preset="quick",
         paper=Paper(
-            "Lyle, Zheng, Nikishin, Ávila Pires, Pascanu, Dabney. Understanding Plasticity in Neural Networks. ICML 2023.",
+            "Lyle, Zheng, Nikishin, Ávila Pires, Pascanu, Dabney. Understanding Plasticity in"
+            " Neural Networks. ICML 2023.",
             "https://arxiv.org/abs/2303.01486",
         ),
-        question="A network is trained on the same 5,000 digits again and again, each time with new random labels. Does it "
-        "stay as able to fit them as it was at first, and which part of the optimiser decides?",
+        question=(
+            "A network is trained on the same 5,000 digits again and again, each time with "
+            "new random labels. Does it stay as able to fit them as it was at first, and which part of the "
+            "optimiser decides?"
+        ),
         answer=(
-            "Default Adam does not: by the last third of the stream it fits 43 points fewer of the labels than in the "
+            "Default Adam does not: by the last third of the stream it fits 43 points fewer "
+            "of the labels than in the "
             "first, and one run of five diverged. With `b2 = 0.9` and `eps_root = 1e-3` nothing is lost.",
-            "Dead units rise together with the loss. LayerNorm did not lower the rise of the probe loss, as in the paper's "
+            "Dead units rise together with the loss. LayerNorm did not lower the rise of the "
+            "probe loss, as in the paper's "
             "own table for MNIST, though not as in its text.",
         ),
         verdicts=VERDICTS,

@@ -8,12 +8,14 @@ decided once for all figures of a study by `settings`, so that a setting looks t
 from __future__ import annotations
 
 import math
+import re
 import textwrap
+from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -43,7 +45,7 @@ FEW_SEEDS, FEW_SETTINGS, FEW_POINTS = 10, 5, 25
 """Up to here the seeds of a setting are drawn as faint lines, settings are labelled at the end of their
 line, and every point gets a marker."""
 
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib: the same glyphs on every machine
     "font.size": 9.0,
@@ -148,11 +150,19 @@ def _name(by: Sequence[str], key: Key) -> str:
 
 
 def _sorted_keys(keys: list) -> list:
-    """Sorted where the values can be compared; else in order of appearance."""
+    """Sorted where the values can be compared ("layer 9" before "layer 10"); else in order of appearance."""
     try:
-        return sorted(keys)
+        return sorted(keys, key=_natural)
     except TypeError:
         return keys
+
+
+def _natural(key: Any) -> Any:
+    if isinstance(key, tuple):
+        return tuple(_natural(part) for part in key)
+    if isinstance(key, str):
+        return [int(part) if index % 2 else part for index, part in enumerate(re.split(r"(\d+)", key))]
+    return key
 
 
 def _require(frame: pl.DataFrame, columns: Sequence[str]) -> None:
@@ -187,11 +197,11 @@ def _series(
     row = {name: index for index, name in enumerate(names)}
     cells = [(row[name], column[point]) for name, point in zip(who, xs, strict=True)]
     if len(set(cells)) < len(cells):
-        twice = next(cell for index, cell in enumerate(cells) if cell in cells[:index])
+        (who_twice, where), _ = Counter(cells).most_common(1)[0]
         raise ValueError(
-            f"{seeds} {names[twice[0]]} has more than one {y} at {x} {formats.value(points[twice[1]])} in one "
-            "setting; filter the frame to one metric, split and place, or name the column that differs in `by` "
-            "or `panel`"
+            f"{seeds} {names[who_twice]} has more than one {y} at {x} {formats.value(points[where])} in one "
+            "setting; filter the frame to one metric, split and place, or name the column that differs in "
+            "`by` or `panel`"
         )
     values = np.full((len(names), len(points)), math.nan)
     for cell, item in zip(cells, ys, strict=True):
@@ -266,15 +276,16 @@ def curves(
         for index, (axes, (name, _), cell) in enumerate(zip(grid, panels, drawn, strict=True)):
             if panel is not None:
                 axes.set_title(_name([panel], (name,)))
+            extremes = drawn if share_y else [cell]
+            floor = _floor(extremes) if y_log else -math.inf
             for key, look in looks.items():
                 if key in cell:
-                    _draw_curve(axes, cell[key], look, level, show_seeds)
+                    _draw_curve(axes, cell[key], look, level, show_seeds, floor)
             for reference, height in (references or {}).items():
                 _reference(axes, height, reference if index == 0 else "")
             if places:
                 axes.set_xticks(range(len(places)), [str(item) for item in places])
                 axes.grid(visible=False, axis="x")
-            extremes = drawn if share_y else [cell]
             _scale_y(axes, extremes, level, y_log, y_limits, list((references or {}).values()))
             if x_log and not places:
                 _log(axes, "x", np.concatenate([series.x for group in extremes for series in group.values()]))
@@ -295,13 +306,15 @@ def curves(
     return figure
 
 
-def _draw_curve(axes: Axes, series: Series, look: Setting, level: float, show_seeds: bool) -> None:
+def _draw_curve(
+    axes: Axes, series: Series, look: Setting, level: float, show_seeds: bool, floor: float
+) -> None:
     x, values, diverged = series
     middle, low, high = mean_interval(values, level=level)
     if show_seeds and len(values) > 1:
         for line in values:
             axes.plot(x, line, color=look.colour, linewidth=0.7, alpha=0.3, zorder=1.5)
-    axes.fill_between(x, low, high, color=look.colour, alpha=0.15, linewidth=0, zorder=2)
+    axes.fill_between(x, np.maximum(low, floor), high, color=look.colour, alpha=0.15, linewidth=0, zorder=2)
     partial = _partial(values)
     if partial.any():
         seen = np.isfinite(middle)
@@ -335,6 +348,14 @@ def _draw_curve(axes: Axes, series: Series, look: Setting, level: float, show_se
                 zorder=4,
                 clip_on=False,
             )
+
+
+def _floor(cells: list[dict[Key, Series]]) -> float:
+    """Where a band ends on a logarithmic axis if its lower bound is not positive: out of sight."""
+    seen = np.concatenate(
+        [series.values[np.isfinite(series.values)] for cell in cells for series in cell.values()]
+    )
+    return float(seen.min()) / 10 if len(seen) and (seen > 0).all() else -math.inf
 
 
 def _partial(values: np.ndarray) -> np.ndarray:
@@ -541,7 +562,8 @@ def heatmap(
     values = np.asarray(values, float)
     if values.ndim != 2 or values.shape != (len(rows), len(columns)):
         raise ValueError(
-            f"a heatmap needs values of shape (rows, columns), ({len(rows)}, {len(columns)}); got {values.shape}"
+            f"a heatmap of {len(rows)} rows and {len(columns)} columns needs values of that shape; "
+            f"got {values.shape}"
         )
     finite = values[np.isfinite(values)]
     low, high = limits or ((float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0))
@@ -673,14 +695,8 @@ def _grid(
     across = min(columns, count)
     down = math.ceil(count / across)
     each = height if height is not None else {1: 3.5, 2: 2.7}.get(across, 2.2)
-    labels = [_wrap(look.label, 60) for look in legend]
-    longest = max((len(line) for label in labels for line in label.split("\n")), default=0)
-    legend_columns = max(1, min(len(labels), int(WIDTH * 72 // (5.3 * longest + 40))))
-    lines = sum(
-        max(label.count("\n") + 1 for label in labels[start : start + legend_columns])
-        for start in range(0, len(labels), legend_columns)
-    )
-    top = (0.34 if title else 0.0) + (0.2 * lines + 0.12 if legend else 0.0)
+    labels, legend_columns, legend_height = _legend_layout([look.label for look in legend])
+    top = (0.34 if title else 0.0) + legend_height
     bottom = 0.24 if note else 0.0
     total = top + each * down + bottom
     figure = Figure(figsize=(WIDTH, total), layout="constrained")
@@ -715,6 +731,26 @@ def _grid(
         ).set_in_layout(False)
     axes = [figure.add_subplot(down, across, place + 1) for place in range(count)]
     return figure, axes
+
+
+def _legend_layout(labels: list[str]) -> tuple[list[str], int, float]:
+    """Wrapped labels, number of columns and height in inches of the flattest legend that fits the figure."""
+    if not labels:
+        return [], 0, 0.0
+    best = None
+    for columns in range(1, min(len(labels), 6) + 1):
+        width = int((WIDTH * 72 / columns - 48) / 5.2)
+        wrapped = [_wrap(label, max(width, 8)) for label in labels]
+        down = math.ceil(len(labels) / columns)  # a legend is filled column by column
+        tallest = max(
+            sum(10.8 * (label.count("\n") + 1) + 4.5 for label in wrapped[start : start + down])
+            for start in range(0, len(labels), down)
+        )
+        fits = max(len(line) for label in wrapped for line in label.split("\n")) <= width
+        if best is None or (fits and tallest < best[2]):
+            best = wrapped, columns, tallest
+    assert best is not None
+    return best[0], best[1], best[2] / 72 + 0.12
 
 
 def _reference(axes: Axes, height: float, label: str) -> None:

@@ -203,6 +203,8 @@ def render(page: Page) -> str:
         flops=flops,
         seconds=seconds,
         totals=_totals(page.costs),
+        # a kind of computation that nothing used would only be a column of zeros
+        kinds={kind: name for kind, name in _KINDS.items() if _totals(page.costs)[f"flops_{kind}"]},
         images={figure.name: _data_uri(figure) for figure in page.figures},
         runs_by_experiment=_by_experiment(page.runs),
         troubled=[run for run in page.runs if run.status in ("failed", "diverged")],
@@ -224,6 +226,8 @@ def _template() -> Template:
         prefixed=formats.prefixed,
         duration=formats.duration,
         value=formats.value,
+        values=formats.values,
+        rough_duration=formats.rough_duration,
         prose=_prose,
         path=lambda text: quote(text),
         weblink=_weblink,
@@ -244,31 +248,25 @@ def _verdict(entry: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("id", "statement", "verdict"):
         if not entry.get(name):
             raise ValueError(f"a verdict has no {name!r}: {dict(entry)}")
-    return {**_part(entry), "parts": [_part(part) for part in entry.get("parts") or ()]}
+    return _filled(entry)
 
 
-def _part(entry: Mapping[str, Any] | str) -> dict[str, Any]:
-    """A claim or one of the parts it is made of; a part may have an outcome or none, and any other fields."""
-    if isinstance(entry, str):
-        entry = {"statement": entry}
-    known = ("id", "statement", "paper", "measured", "interval", "n", "verdict", "reason", "parts")
+def _filled(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """A claim, or a part of one (with a name where a claim has id and statement), with every field there."""
+    fields = ("id", "statement", "name", "paper", "measured", "interval", "n", "verdict", "reason")
     outcome = entry.get("verdict")
-    if outcome is not None and outcome not in VERDICTS:
-        raise ValueError(f"{entry.get('id', 'a part')}: verdict {outcome!r} is none of {', '.join(VERDICTS)}")
-    other = {name: item for name, item in entry.items() if name not in known}
-    return {**{name: entry.get(name) for name in known}, "other": other}
+    if outcome not in VERDICTS:
+        whose = entry.get("id") or f"part {entry.get('name')!r}"
+        raise ValueError(f"{whose}: verdict {outcome!r} is none of {', '.join(VERDICTS)}")
+    parts = [_filled(part) for part in entry.get("parts") or ()]
+    return {**{name: entry.get(name) for name in fields}, "parts": parts}
+
+
+_KINDS = {"train": "Training", "forward": "Forward", "probe": "Probes", "search": "Search"}
 
 
 def _totals(costs: Sequence[Cost]) -> dict[str, float | None]:
-    names = (
-        "seconds",
-        "compile_seconds",
-        "compilations",
-        "flops_train",
-        "flops_forward",
-        "flops_probe",
-        "flops_search",
-    )
+    names = ("seconds", "compile_seconds", "compilations", *(f"flops_{kind}" for kind in _KINDS))
     return {
         "lanes": _sum(*(cost.lanes for cost in costs)),
         "updates": _sum(*(cost.lanes * cost.updates for cost in costs)),
@@ -295,11 +293,10 @@ def _prose(text: str) -> Markup:
     pieces = text.split("`")
     if len(pieces) % 2 == 0:  # a backtick without a partner stands for itself
         pieces[-2:] = ["`".join(pieces[-2:])]
-    marked = (
-        Markup("<code>{}</code>").format(piece) if index % 2 else escape(piece)
-        for index, piece in enumerate(pieces)
+    code = Markup("<code>{}</code>")
+    return Markup("").join(
+        code.format(piece) if index % 2 else escape(piece) for index, piece in enumerate(pieces)
     )
-    return Markup("").join(marked)
 
 
 def _weblink(url: str) -> str:
@@ -314,7 +311,7 @@ def _whisker(verdict: Mapping[str, Any]) -> Markup:
     """Measured value, interval, zero and the paper's value (where it is a number) on a scale of their own."""
     from markupsafe import Markup
 
-    measured, paper = _plain(verdict["measured"]), _plain(verdict["paper"])
+    measured, paper = _plain(verdict["measured"]), _paper_value(verdict["paper"])
     low, high = (_plain(bound) for bound in (verdict["interval"] or (None, None)))
     if measured is None:
         return Markup("")
@@ -326,19 +323,32 @@ def _whisker(verdict: Mapping[str, Any]) -> Markup:
         inner = _WHISKER_WIDTH - 2 * _WHISKER_MARGIN
         return f"{_WHISKER_MARGIN + inner * (item - start) / span:.1f}"
 
-    parts = [
-        Markup('<line class="zero" x1="{0}" x2="{0}" y1="1" y2="{1}"/>').format(at(0.0), _WHISKER_HEIGHT - 1)
-    ]
-    if low is not None and high is not None:
+    zero = '<line class="zero" x1="{0}" x2="{0}" y1="1" y2="{1}"/>'
+    parts = [Markup(zero).format(at(0.0), _WHISKER_HEIGHT - 1)]
+    if low is not None or high is not None:  # a bound without end reaches the edge
+        left, right = ("0" if low is None else at(low)), (str(_WHISKER_WIDTH) if high is None else at(high))
         line = '<line class="reach" x1="{0}" x2="{1}" y1="{2}" y2="{2}"/>'
-        parts.append(Markup(line).format(at(low), at(high), middle))
+        parts.append(Markup(line).format(left, right, middle))
     if paper is not None:
         diamond = '<path class="paper" d="M{0} {1}l4 -5 4 5 -4 5z"/>'
         parts.append(Markup(diamond).format(f"{float(at(paper)) - 4:.1f}", middle))
     parts.append(Markup('<circle class="dot" cx="{0}" cy="{1}" r="3.6"/>').format(at(measured), middle))
-    said = f"measured {formats.number(measured)}, interval {formats.interval([low, high])}, paper {formats.number(paper)}"
-    frame = '<svg class="whisker" width="{0}" height="{1}" viewBox="0 0 {0} {1}" role="img"><title>{2}</title>{3}</svg>'
-    return Markup(frame).format(_WHISKER_WIDTH, _WHISKER_HEIGHT, said, Markup("").join(parts))
+    said = f"measured {formats.number(measured)}, interval {formats.interval([low, high])}"
+    said += "" if paper is None else f", paper {formats.number(paper)}"
+    frame = '<svg class="whisker" width="{0}" height="{1}" viewBox="0 0 {0} {1}" role="img">{2}{3}</svg>'
+    title = Markup("<title>{}</title>").format(said)
+    return Markup(frame).format(_WHISKER_WIDTH, _WHISKER_HEIGHT, title, Markup("").join(parts))
+
+
+def _paper_value(said: object) -> float | None:
+    """The paper's value as a number where it is nothing else; papers are quoted in words too ("near
+    chance")."""
+    if not isinstance(said, str):
+        return _plain(said)
+    try:
+        return _plain(float(said.replace("−", "-")))
+    except ValueError:
+        return None
 
 
 def _plain(item: object) -> float | None:
