@@ -46,7 +46,7 @@ def test_orthogonal_is_orthogonal(shape):
 
 def test_orthogonal_is_haar_distributed():
     # Without the sign correction LAPACK's Q has a diagonal of one sign.
-    draws = jax.vmap(lambda key: Orthogonal()(key, (3, 3), 3))(jax.random.split(KEY, 2000))
+    draws = jax.jit(jax.vmap(lambda key: Orthogonal()(key, (3, 3), 3)))(jax.random.split(KEY, 2000))
     assert np.abs(np.asarray(draws).mean(0)).max() < 5 / math.sqrt(3 * 2000)
 
 
