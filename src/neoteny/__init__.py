@@ -1,3 +1,79 @@
-"""neoteny: a laboratory for networks that must keep learning."""
+"""neoteny: a laboratory for networks that must keep learning.
+
+Rooms (`networks`, `tasks`, `learners`, `interventions`, `regularizers`, `probes`, `analysis`, ...) and the functions `run`,
+`load` and `arrays` are imported when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from neoteny import (
+        analysis,
+        interventions,
+        lab,
+        learners,
+        networks,
+        probes,
+        regularizers,
+        report,
+        studies,
+        tasks,
+        training,
+    )
+    from neoteny.lab.direct import Result, run
+    from neoteny.lab.results import arrays, load
+
+_ROOMS = (
+    "analysis",
+    "interventions",
+    "lab",
+    "learners",
+    "networks",
+    "probes",
+    "regularizers",
+    "report",
+    "studies",
+    "tasks",
+    "training",
+)
+_FUNCTIONS = {
+    "run": "neoteny.lab.direct",
+    "Result": "neoteny.lab.direct",
+    "load": "neoteny.lab.results",
+    "arrays": "neoteny.lab.results",
+}
+
+__all__ = [
+    "Result",
+    "analysis",
+    "arrays",
+    "interventions",
+    "lab",
+    "learners",
+    "load",
+    "networks",
+    "probes",
+    "regularizers",
+    "report",
+    "run",
+    "studies",
+    "tasks",
+    "training",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"neoteny.{name}")
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
+    raise AttributeError(f"module 'neoteny' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

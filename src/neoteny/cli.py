@@ -26,17 +26,6 @@ USAGE = """neoteny: a laboratory for networks that must keep learning
 `neoteny run STUDY --help` lists presets, experiments and fields of that study."""
 
 
-def use_compilation_cache() -> None:
-    """Keep compiled programs on disk between runs, unless JAX_COMPILATION_CACHE_DIR says where (empty: nowhere)."""
-    import jax
-
-    from neoteny.lab.throughput import cache_directory
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
-
 def _parse(options_type: type, arguments: Sequence[str], prog: str, description: str) -> Any:
     """Arguments as this dataclass; a UsageError of one line for what does not fit."""
     import tyro
@@ -201,6 +190,8 @@ def _execute(store: Any, plan: Any, study: Any, options: Any, workers: int) -> i
     from neoteny.lab import execute
     from neoteny.lab.progress import shown
     from neoteny.report.assemble import write_report
+
+    from neoteny.training.compilations import use_compilation_cache
 
     use_compilation_cache()
     packs = execute.unfinished(store, plan)

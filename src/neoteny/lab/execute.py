@@ -249,8 +249,8 @@ def _worker(core_share, directory: str, study_name: str, content: dict, pack: Pa
     """A pool process: pin to its cores before JAX starts its threads, then run one pack."""
     if core_share and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, core_share)
-    from neoteny.cli import use_compilation_cache
     from neoteny.studies import load_study
+    from neoteny.training.compilations import use_compilation_cache
 
     use_compilation_cache()
     try:

@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 
@@ -45,10 +46,26 @@ class Chain(Layer):
         return x, type(self)(*updated)
 
 
-class PerExample(Layer):
-    """Any Equinox-style module written for a single example, mapped over the batch."""
+def _is_any_array(leaf: object) -> bool:
+    return eqx.is_array(leaf) or isinstance(leaf, np.ndarray)
 
-    module: Callable
+
+class PerExample(Layer):
+    """Any Equinox-style module written for a single example, mapped over the batch.
+
+    Its arrays are leaves; what else it holds (functions, numbers, flags) is static, so that it can cross programs.
+    """
+
+    arrays: PyTree
+    rest: PyTree = eqx.field(static=True)
+
+    def __init__(self, module: Callable):
+        self.arrays, self.rest = eqx.partition(module, _is_any_array)
+
+    @property
+    def module(self) -> Callable:
+        """The module as it was given, with the arrays it has now."""
+        return eqx.combine(self.arrays, self.rest)
 
     def __call__(self, x, *, train=False, key=None):
         return jax.vmap(self.module)(x), self

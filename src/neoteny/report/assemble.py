@@ -44,7 +44,7 @@ def write_report(directory: Path | str, study: Study) -> tuple[Path, str]:
 def summary(claims: list[dict[str, Any]], page: Page) -> str:
     """The verdicts and the state of the runs as plain text."""
     lines = [f"{claim['id']:<8} {_CHIPS[claim['verdict']]:<13} {claim['statement']}" for claim in claims]
-    counts = {s: sum(run.status == s for run in page.runs) for s in ("finished", "diverged", "failed", "running")}
+    counts = {s: sum(run.status == s for run in page.runs) for s in ("finished", "diverged", "failed", "pending")}
     lines.append(", ".join(f"{count} runs {status}" for status, count in counts.items() if count))
     return "\n".join(lines)
 
@@ -134,7 +134,7 @@ def _runs(results: Results) -> tuple[RunRow, ...]:
         for run in pack["runs"]:
             config = results.plan["runs"][run]["config"]
             setting = ", ".join(f"{name} {config[name]}" for name in axes[pack["experiment"]])
-            status = "running" if manifest is None else manifest.status
+            status = "pending" if manifest is None or manifest.status == "running" else manifest.status
             if status == "finished" and run in diverged:
                 status = "diverged"
             error = manifest.traceback or "" if manifest is not None else ""

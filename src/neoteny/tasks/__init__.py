@@ -1,0 +1,63 @@
+"""Tasks: data sets as arrays, streams of tasks over them, and the sources that turn a task into batches."""
+
+from neoteny.tasks.arrays import Arrays
+from neoteny.tasks.catalogue import load
+from neoteny.tasks.images import (
+    average_pool,
+    cifar10,
+    cifar100,
+    digits,
+    fashion_mnist,
+    from_arrays,
+    greyscale,
+    hub,
+    image_folder,
+    mnist,
+    mnist_digits,
+    npz,
+    parquet,
+)
+from neoteny.tasks.sources import Minibatch
+from neoteny.tasks.streams import (
+    PermutedPixels,
+    RandomLabels,
+    Stream,
+    Task,
+    Transform,
+    Unchanged,
+    class_incremental,
+    domains,
+    permuted,
+    random_labels,
+    single,
+)
+
+__all__ = [
+    "Arrays",
+    "Minibatch",
+    "PermutedPixels",
+    "RandomLabels",
+    "Stream",
+    "Task",
+    "Transform",
+    "Unchanged",
+    "average_pool",
+    "cifar10",
+    "cifar100",
+    "class_incremental",
+    "digits",
+    "domains",
+    "fashion_mnist",
+    "from_arrays",
+    "greyscale",
+    "hub",
+    "image_folder",
+    "load",
+    "mnist",
+    "mnist_digits",
+    "npz",
+    "parquet",
+    "permuted",
+    "random_labels",
+    "single",
+]

@@ -1,8 +1,16 @@
-"""Counts the programs jax compiles, and the seconds that takes. A program found in the persistent cache counts too."""
+"""Compiled programs: where they are kept between runs, how many there are, and the seconds they take.
+
+A program found in the persistent cache counts as compiled too.
+"""
 
 from __future__ import annotations
 
+import os
+
+import jax
 import jax.monitoring
+
+from neoteny.lab.throughput import cache_directory
 
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _TRACE_EVENTS = ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration")
@@ -26,3 +34,10 @@ class CompilationCounter:
     def read(self) -> tuple[int, float]:
         """(programs compiled, seconds spent tracing and compiling) since the process began."""
         return _totals["count"], _totals["seconds"]
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs on disk between runs, unless JAX_COMPILATION_CACHE_DIR or jax's own setting says where."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

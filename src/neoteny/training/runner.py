@@ -218,6 +218,35 @@ class Runner:
         self._task, self._metrics = seen, metrics
         return state
 
+    def networks(self) -> Any:
+        """The learner's main network, every array with a leading lane axis; in dead lanes, the last finite one."""
+        return self._view_network(self._living())
+
+    def networks_from(self, saved: dict[str, np.ndarray]) -> Any:
+        """The same from what a `Save` of networks kept."""
+        learner = jax.eval_shape(self.programs.init, self.lanes).learner
+        dynamic, static = _split_shapes(learner.networks)
+        leaves = [saved[path] for path in paths_of(learner.networks)]
+        networks = eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
+        return self._view_network(eqx.tree_at(lambda s: s.networks, learner, networks))
+
+    def _view_network(self, learner: Any) -> Any:
+        return self.programs.learner(self._one_lane()[0]).view(learner).network
+
+    def update_text(self) -> str:
+        """One update of one lane on the first task, as lowered text: what is computed, whoever wrote it."""
+        task, (values, seed) = self.tasks[0], self._one_lane()
+        learner = jax.eval_shape(self.programs.init_lane, values, seed)
+        dynamic, static = _split_shapes(learner)
+        batch = self._batch_shape(task, self._arrays(task, "train"), self.source.batch_size)
+
+        def initialise_and_update(values, seed, dynamic, batch):
+            updated, metrics = self.programs.update_lane(eqx.combine(dynamic, static), batch, values, seed, 0)
+            first = self.programs.init_lane(values, seed)
+            return eqx.filter((first, updated, metrics), eqx.is_array)
+
+        return jax.jit(initialise_and_update).lower(values, seed, dynamic, batch).as_text()
+
     def restore(self, cursor: Cursor, stored: dict[str, np.ndarray]) -> None:
         """Go on from stored arrays; ValueError names what does not fit."""
         template = self._template(cursor)
@@ -503,7 +532,7 @@ class Runner:
                 record(probe.name, "all", np.mean(list(measured.values()), axis=0))
 
     def _probe_networks(self, probes: list[NetworkProbe], learner, record) -> None:
-        network = self.programs.learner(self._one_lane()[0]).view(learner).network
+        network = self._view_network(learner)
         dynamic, static = eqx.partition(network, eqx.is_array)
         held = jax.device_get(dynamic)
         for probe in probes:
