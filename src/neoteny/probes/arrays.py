@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
 
-Measurement = np.float64 | Float64[np.ndarray, "*lanes"]
+PerLane = np.float64 | Float64[np.ndarray, "*lanes"]
 """One number a lane: an array with the leading shape, a float64 scalar where there are no leading axes."""
 
 
@@ -50,7 +50,7 @@ def as_features(features: ArrayLike, name: str = "features") -> Features:
     return Features(values, finite)
 
 
-def measured(value: ArrayLike, valid: ArrayLike) -> Measurement:
+def measured(value: ArrayLike, valid: ArrayLike) -> PerLane:
     """`value` where `valid`, NaN elsewhere; a scalar where there are no leading axes."""
     return np.where(valid, value, np.nan)[()]
 

@@ -13,10 +13,10 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from neoteny.probes.arrays import Measurement, measured, stage_output
+from neoteny.probes.arrays import PerLane, measured, stage_output
 
 
-def dead_fraction(activations: ArrayLike, *, lanes: int = 0) -> Measurement:
+def dead_fraction(activations: ArrayLike, *, lanes: int = 0) -> PerLane:
     """Share of units that are exactly 0 over all other axes: (*lanes, n, ..., units) -> (*lanes,), in [0, 1].
 
     arXiv:2207.02099, section 7. Only activations that are flat at 0, such as ReLU, have dead units: for tanh
@@ -26,7 +26,7 @@ def dead_fraction(activations: ArrayLike, *, lanes: int = 0) -> Measurement:
     return _share((array == 0).all(axis=_samples(array, lanes)), array, lanes)
 
 
-def dormant_fraction(activations: ArrayLike, tau: float = 0.025, *, lanes: int = 0) -> Measurement:
+def dormant_fraction(activations: ArrayLike, tau: float = 0.025, *, lanes: int = 0) -> PerLane:
     """Share of units with mean |a| <= tau * the layer's mean of it: (*lanes, n, ..., units) -> (*lanes,).
 
     Sokar et al., arXiv:2302.12902 (tau-dormant). Dead units are dormant; in a zero layer all are: 1.
@@ -43,7 +43,7 @@ def dormant_fraction(activations: ArrayLike, tau: float = 0.025, *, lanes: int =
     return _share(dormant, array, lanes)
 
 
-def constant_fraction(activations: ArrayLike, tolerance: float = 1e-6, *, lanes: int = 0) -> Measurement:
+def constant_fraction(activations: ArrayLike, tolerance: float = 1e-6, *, lanes: int = 0) -> PerLane:
     """Share of units with max - min < tolerance over all other axes: (*lanes, n, ..., units) -> (*lanes,).
 
     What to report where units saturate instead of dying (tanh, ELU); a definition of this library. The
@@ -65,6 +65,6 @@ def _samples(array: np.ndarray, lanes: int) -> tuple[int, ...]:
     return tuple(range(lanes, array.ndim - 1))
 
 
-def _share(units: np.ndarray, array: np.ndarray, lanes: int) -> Measurement:
+def _share(units: np.ndarray, array: np.ndarray, lanes: int) -> PerLane:
     finite = np.isfinite(array).all(axis=tuple(range(lanes, array.ndim)))
     return measured(units.mean(axis=-1), finite)

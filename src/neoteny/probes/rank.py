@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from neoteny.probes.arrays import (
     Features,
-    Measurement,
+    PerLane,
     as_features,
     centre,
     measured,
@@ -26,7 +26,7 @@ from neoteny.probes.arrays import (
 )
 
 
-def effective_rank(features: ArrayLike, delta: float = 0.01) -> Measurement:
+def effective_rank(features: ArrayLike, delta: float = 0.01) -> PerLane:
     """The least k with (s_1 + ... + s_k) / (s_1 + ... + s_m) >= 1 - delta; features (..., n, d), not centred.
 
     Kumar et al., arXiv:2010.14498 (srank); arXiv:2207.02099, appendix A.11. Singular values, not their
@@ -41,7 +41,7 @@ def effective_rank(features: ArrayLike, delta: float = 0.01) -> Measurement:
     return _rank(below.sum(axis=-1) + 1, relative)
 
 
-def numerical_rank(features: ArrayLike, tolerance: float = 1e-3) -> Measurement:
+def numerical_rank(features: ArrayLike, tolerance: float = 1e-3) -> PerLane:
     """How many eigenvalues of the covariance exceed `tolerance` times the largest; features (..., n, d).
 
     Masarczyk et al., arXiv:2305.19753. Centred, and computed as s_i^2 > tolerance * s_1^2 with s the singular
@@ -55,7 +55,7 @@ def numerical_rank(features: ArrayLike, tolerance: float = 1e-3) -> Measurement:
     return _rank((relative**2 > tolerance).sum(axis=-1), relative)
 
 
-def feature_rank(features: ArrayLike, epsilon: float = 0.01) -> Measurement:
+def feature_rank(features: ArrayLike, epsilon: float = 0.01) -> PerLane:
     """How many singular values of features / sqrt(n) exceed `epsilon`; features (..., n, d), not centred.
 
     Lyle et al., arXiv:2204.09560. The threshold is absolute: unlike the other ranks, this one grows with the
@@ -68,7 +68,7 @@ def feature_rank(features: ArrayLike, epsilon: float = 0.01) -> Measurement:
     return _rank((values / math.sqrt(checked.values.shape[-2]) > epsilon).sum(axis=-1), values)
 
 
-def stable_rank(features: ArrayLike) -> Measurement:
+def stable_rank(features: ArrayLike) -> PerLane:
     """||A||_F^2 / ||A||_2^2 = sum_i s_i^2 / s_1^2; features (..., n, d), not centred.
 
     Rudelson and Vershynin, arXiv:math/0503442. Not the 99 % cumulative count to which some packages give this
@@ -78,7 +78,7 @@ def stable_rank(features: ArrayLike) -> Measurement:
     return _rank((relative**2).sum(axis=-1), relative)
 
 
-def entropy_rank(features: ArrayLike) -> Measurement:
+def entropy_rank(features: ArrayLike) -> PerLane:
     """exp(-sum_i p_i log p_i) with p = s / sum s; features (..., n, d), not centred.
 
     Roy and Vetterli, "The effective rank: a measure of effective dimensionality", EUSIPCO 2007.
@@ -89,7 +89,7 @@ def entropy_rank(features: ArrayLike) -> Measurement:
     return _rank(np.exp(-(share * logarithm).sum(axis=-1)), relative)
 
 
-def participation_ratio(features: ArrayLike) -> Measurement:
+def participation_ratio(features: ArrayLike) -> PerLane:
     """(sum_i l_i)^2 / sum_i l_i^2 with l = s^2; features (..., n, d), not centred.
 
     Gao et al., bioRxiv 214262, where l is the covariance spectrum. Here nothing is centred: for that number,
@@ -116,7 +116,7 @@ def _relative(values: Float64[np.ndarray, "*lanes m"]) -> Float64[np.ndarray, "*
     return _divide(values, values[..., :1])
 
 
-def _rank(value: np.ndarray, values: Float64[np.ndarray, "*lanes m"]) -> Measurement:
+def _rank(value: np.ndarray, values: Float64[np.ndarray, "*lanes m"]) -> PerLane:
     """`value`, but 0 where the singular values are all 0 and NaN where they are NaN."""
     largest = values[..., 0]
     return measured(np.where(largest == 0, 0.0, value), ~np.isnan(largest))

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float64, Integer
 from numpy.typing import ArrayLike
 
-from neoteny.probes.arrays import Measurement, as_features, as_real, centre, measured, unit_scale
+from neoteny.probes.arrays import PerLane, as_features, as_real, centre, measured, unit_scale
 
 
-def linear_cka(x: ArrayLike, y: ArrayLike) -> Measurement:
+def linear_cka(x: ArrayLike, y: ArrayLike) -> PerLane:
     """Linear centred kernel alignment of x (..., n, d) and y (..., n, e); leading axes are broadcast.
 
         <K, L>_F / (||K||_F ||L||_F),  K = H x x^T H,  L = H y y^T H,  H = I - 1 1^T / n
@@ -39,7 +39,7 @@ def linear_cka(x: ArrayLike, y: ArrayLike) -> Measurement:
     return measured(np.minimum(ratio, 1.0), x_finite & y_finite & (scale > 0))
 
 
-def class_variances(features: ArrayLike, labels: ArrayLike) -> tuple[Measurement, Measurement]:
+def class_variances(features: ArrayLike, labels: ArrayLike) -> tuple[PerLane, PerLane]:
     """Variance within classes and between their means: features (..., n, d), labels (n,) or (..., n).
 
         within = mean_c mean_{i in c} ||f_i - mu_c||^2,   between = mean_{c != c'} ||mu_c - mu_c'||^2
