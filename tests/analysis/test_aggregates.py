@@ -279,10 +279,12 @@ def test_bootstrap_of_means_needs_six_seeds():
 
 def test_bootstrap_of_means_leaves_out_missing_entries():
     values = np.random.default_rng(1).normal(size=30)
+    values -= values.mean()
     with_gaps = np.concatenate([values, np.full(10, np.nan)])
     found = mean_estimate(with_gaps, rng=np.random.default_rng(0))
     error = values.std() / math.sqrt(30)
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.06)
+    assert (found.low + found.high) / 2 == pytest.approx(0, abs=0.2 * error)
     assert found.n == 30
 
 

@@ -72,12 +72,13 @@ def test_sums_of_squares_and_degrees_of_freedom_add_up():
     assert found.total_ss == pytest.approx(total, rel=1e-12)
     assert sum(e.ss for e in found.effects) + found.residual_ss == pytest.approx(total, abs=1e-9)
     assert sum(e.df for e in found.effects) + found.residual_df == 47
-    effect, noise = found.effects[0], found.residual_ss / found.residual_df
-    assert effect.f == pytest.approx(effect.ss / effect.df / noise)
-    assert effect.p == pytest.approx(stats.f.sf(effect.f, effect.df, found.residual_df))
-    assert effect.eta2 == pytest.approx(effect.ss / total)
-    assert effect.partial_eta2 == pytest.approx(effect.ss / (effect.ss + found.residual_ss))
-    assert effect.omega2 == pytest.approx((effect.ss - effect.df * noise) / (total + noise))
+    noise = found.residual_ss / found.residual_df
+    for effect in found.effects:
+        assert effect.f == pytest.approx(effect.ss / effect.df / noise)
+        assert effect.p == pytest.approx(stats.f.sf(effect.f, effect.df, found.residual_df))
+        assert effect.eta2 == pytest.approx(effect.ss / total)
+        assert effect.partial_eta2 == pytest.approx(effect.ss / (effect.ss + found.residual_ss))
+        assert effect.omega2 == pytest.approx((effect.ss - effect.df * noise) / (total + noise))
 
 
 def test_shift_scale_and_names_do_not_matter():
