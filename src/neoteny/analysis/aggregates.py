@@ -284,7 +284,7 @@ def _bootstrap_means(values, present, low, high, rng, level):
     for start in range(0, len(columns), max(1, _CHUNK // resamples)):
         block = columns[start : start + max(1, _CHUNK // resamples)]
         held = present[:, block].astype(np.float64)
-        # Centring keeps the mean of equal numbers exact. 0 / 0, a resample of missing seeds only, is left out.
+        # Centring keeps means of equal numbers exact. 0 / 0, a resample of missing seeds only, is left out.
         offset = np.where(present[:, block], values[:, block], -np.inf).max(axis=0)
         sums = weights @ np.where(present[:, block], values[:, block] - offset, 0.0)
         with np.errstate(invalid="ignore"):

@@ -167,7 +167,7 @@ def _cells(table, factors: Sequence[str], response: str) -> tuple[np.ndarray, in
     counts = np.bincount(cell, minlength=math.prod(levels))
     if counts.min() != counts.max():
         raise ValueError(
-            f"the design is not balanced: cells of {' x '.join(factors)} hold from {counts.min()} to {counts.max()} "
-            "rows; every combination must occur equally often"
+            f"the design is not balanced: cells of {' x '.join(factors)} hold {counts.min()} to "
+            f"{counts.max()} rows; every combination must occur equally often"
         )
     return values[np.argsort(cell, kind="stable")].reshape(*levels, counts[0]), len(counts)

@@ -180,11 +180,9 @@ def _resampled_rank_correlation(
         block = weights[start : start + count]
         start += count
         repeats = block[:, group]
-        # A resample has m = sum(repeats) rows; its average ranks are counts below + 1/2 and have mean (m + 1) / 2.
-        centred = (
-            block @ below.swapaxes(1, 2) - repeats.sum(axis=1)[:, None] / 2
-        )  # (variables, resamples, rows)
-        centred = centred.swapaxes(0, 1)
+        # A resample has m = sum(repeats) rows. Its average ranks are counts below + 1/2; mean (m + 1) / 2.
+        centred = block @ below.swapaxes(1, 2) - repeats.sum(axis=1)[:, None] / 2
+        centred = centred.swapaxes(0, 1)  # (resamples, variables, rows)
         draws.append(_from_covariance((centred * repeats[:, None]) @ centred.swapaxes(1, 2)))
     return np.concatenate(draws)
 

@@ -29,7 +29,8 @@ def front_membership(
 ) -> Float[np.ndarray, " methods"]:
     """Share of paired bootstrap resamples of seeds in which a method's mean cost and score are on the front.
 
-    costs, scores: (methods, seeds), seed j of every method paired. A method with a NaN is on no front.
+    costs, scores: (methods, seeds), seed j of every method paired. A method with a NaN in any seed is on no
+    front.
     """
     costs, scores = np.asarray(costs, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     if costs.ndim != 2 or costs.shape != scores.shape or costs.size == 0:
@@ -39,6 +40,7 @@ def front_membership(
         )
     _check(rng, resamples, 0.5)
     methods, seeds = costs.shape
+    costs = np.where(np.isnan(costs + scores).any(axis=1, keepdims=True), np.nan, costs)
     counts = np.zeros(methods)
     for count in _chunks(resamples, methods * max(methods, seeds)):
         drawn = rng.integers(seeds, size=(count, seeds))
