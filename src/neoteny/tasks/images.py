@@ -281,12 +281,14 @@ def _from_contents(
     contents: Contents, name: str, source: str, dev: Size, test: Size, data: DataSet | None = None
 ) -> Arrays:
     """One array of the parts, checked against each other (and against what a known set must look like)."""
-    first = contents.splits["train"][0]
+    # one order of rows, whatever the order in which a format lists its splits: it is part of the digest
+    splits = {split: contents.splits[split] for split in ("train", "dev", "test") if split in contents.splits}
+    first = splits["train"][0]
     shape = first.shape[1:]
     start = 0
     rows: dict[str, np.ndarray] = {}
     labels: list[np.ndarray] = []
-    for split, (inputs, targets) in contents.splits.items():
+    for split, (inputs, targets) in splits.items():
         if not inputs.ndim or not targets.ndim or len(inputs) != len(targets):
             raise UsageError(
                 f"{name}: {split} has inputs {inputs.shape} and labels {targets.shape}; they do not belong "
@@ -308,7 +310,7 @@ def _from_contents(
             raise UsageError(
                 f"{name}: {split} and train have labels of different type or shape; make them equal"
             )
-    inputs = np.concatenate([part[0] for part in contents.splits.values()])
+    inputs = np.concatenate([part[0] for part in splits.values()])
     targets = np.concatenate(labels)
     class_names = contents.class_names
     if data is not None:
