@@ -296,7 +296,7 @@ def _from_contents(
             )
         if inputs.shape[1:] != shape or inputs.dtype.kind != first.dtype.kind:
             raise UsageError(
-                f"{name}: {split} inputs are {inputs.dtype} {inputs.shape[1:]} and train inputs {first.dtype} "
+                f"{name}: {split} inputs are {inputs.dtype} {inputs.shape[1:]} and train is {first.dtype} "
                 f"{shape}; make them equal"
             )
         rows[split] = shuffled(np.arange(start, start + len(inputs)))
