@@ -519,13 +519,11 @@ def has_parquet(path: Path) -> bool:
 def parquet_files(path: Path) -> dict[str, list[Path]]:
     """split -> its files in order.
 
-    A single file is the training split unless its name says another. In a folder, the hub's layouts: a file
-    is called by its split (train.parquet, data/train-00000-of-00002.parquet), or its folder is
-    (default/train/0000.parquet).
+    A single file is the training split. In a folder, the hub's layouts: a file is called by its split
+    (train.parquet, data/train-00000-of-00002.parquet), or its folder is (default/train/0000.parquet).
     """
     if path.is_file():
-        named = _SHARD.fullmatch(path.stem)
-        return {(_split_called(named["split"]) if named else None) or "train": [path]}
+        return {"train": [path]}
     if not path.is_dir():
         raise UsageError(
             f"{path}: no such file or folder; give a .parquet file or the folder that holds them"
@@ -536,7 +534,7 @@ def parquet_files(path: Path) -> dict[str, list[Path]]:
         split = (_split_called(named["split"]) if named else None) or _split_called(file.parent.name)
         if split is not None:
             found.setdefault(split, []).append(file)
-    if not found:
+    if "train" not in found:
         raise UsageError(
             f"{path}: no train*.parquet or train/*.parquet in it; name the files as the hub does"
         )

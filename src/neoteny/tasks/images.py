@@ -33,7 +33,9 @@ Size = int | float
 
 DEV = 0.1
 TEST = 0.1
-SPLIT_SEED = 20_240_229  # any fixed number; changing it changes every cut split of every data set
+# Any two fixed numbers; changing one changes every split of every data set.
+CUT_SEED = 20_240_229
+ORDER_SEED = 20_240_301
 
 Stamp = tuple[tuple[str, int, int], ...]
 
@@ -47,25 +49,27 @@ def shuffled(rows: np.ndarray) -> np.ndarray:
     Sorted by the raw output of PCG64, which NumPy keeps for good, and not by `Generator.permutation`, which
     it may change (NEP 19): the same splits everywhere, always.
     """
-    keys = np.random.PCG64(SPLIT_SEED).random_raw(len(rows))
+    keys = np.random.PCG64(ORDER_SEED).random_raw(len(rows))
     return rows[np.argsort(keys, kind="stable")].astype(np.int32)
 
 
 def cut(rows: np.ndarray, labels: np.ndarray | None, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """(the rest, `count` rows), both in the given order: the first rows of each class, classes in proportion.
+    """(the rest, `count` rows), both in the given order, classes in proportion.
 
     rows: (m,) row numbers; labels: (n,) non-negative class of every row of the data set, None to ignore
-    classes. Shares are exact integers, rounded down; what is left over goes to the largest remainders,
-    smaller class first.
+    classes. Every row number has a fixed random key, and of each class those with the smallest keys are cut,
+    whatever the order. A class's share is an exact integer, rounded down; what is left over goes to the
+    largest remainders, smaller class first.
     """
     classes = np.zeros(len(rows), np.int64) if labels is None else labels[rows].astype(np.int64)
+    keys = np.random.PCG64(CUT_SEED).random_raw(int(rows.max()) + 1)[rows]
     sizes = np.bincount(classes)
     take, remainders = np.divmod(count * sizes, len(rows))
     take[np.argsort(-remainders, kind="stable")[: count - take.sum()]] += 1
-    grouped = np.argsort(classes, kind="stable")
-    place_in_class = np.empty(len(rows), np.int64)
-    place_in_class[grouped] = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    chosen = place_in_class < take[classes]
+    rank_in_class = np.empty(len(rows), np.int64)
+    starts = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rank_in_class[np.lexsort((keys, classes))] = np.arange(len(rows)) - starts
+    chosen = rank_in_class < take[classes]
     return rows[~chosen], rows[chosen]
 
 
@@ -85,7 +89,7 @@ def _with_cuts(
     """The splits, test and dev cut from train where they are missing; fractions are of the whole train."""
     splits = dict(splits)
     total = len(splits["train"])
-    # test first, from the front of each class, so that asking for another dev split never moves the test rows
+    # test first, so that asking for another dev split never moves the test rows
     for split, size in (("test", test), ("dev", dev)):
         count = _count(size, total, split)
         if split in splits or not count:
@@ -131,7 +135,8 @@ def from_arrays(
         copies = np.array(inputs), np.array(targets)
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"{name}: inputs or targets are no arrays ({formats.in_one_line(error)}); make all rows equal in shape"
+            f"{name}: inputs or targets are no arrays ({formats.in_one_line(error)}); make all rows equal "
+            "in shape"
         ) from error
     return _checked(*copies, name, splits, dev, test, classes, class_names, source)
 
@@ -245,7 +250,8 @@ def _checked_targets(
     if present[0] != 0 or present[-1] != len(present) - 1:
         raise UsageError(
             f"{name}: {len(present)} different labels from {present[0]} to {present[-1]}; they must be 0 to "
-            "k-1: np.unique(targets, return_inverse=True)[1] renumbers them, or give classes=k if some are absent"
+            "k-1: np.unique(targets, return_inverse=True)[1] renumbers them, or give classes=k if some are "
+            "absent"
         )
     return targets.astype(np.int32), len(present)
 
@@ -275,12 +281,14 @@ def _from_contents(
     contents: Contents, name: str, source: str, dev: Size, test: Size, data: DataSet | None = None
 ) -> Arrays:
     """One array of the parts, checked against each other (and against what a known set must look like)."""
-    first = contents.splits["train"][0]
+    # one order of rows, whatever the order in which a format lists its splits: it is part of the digest
+    splits = {split: contents.splits[split] for split in ("train", "dev", "test") if split in contents.splits}
+    first = splits["train"][0]
     shape = first.shape[1:]
     start = 0
     rows: dict[str, np.ndarray] = {}
     labels: list[np.ndarray] = []
-    for split, (inputs, targets) in contents.splits.items():
+    for split, (inputs, targets) in splits.items():
         if not inputs.ndim or not targets.ndim or len(inputs) != len(targets):
             raise UsageError(
                 f"{name}: {split} has inputs {inputs.shape} and labels {targets.shape}; they do not belong "
@@ -288,7 +296,7 @@ def _from_contents(
             )
         if inputs.shape[1:] != shape or inputs.dtype.kind != first.dtype.kind:
             raise UsageError(
-                f"{name}: {split} inputs are {inputs.dtype} {inputs.shape[1:]} and train inputs {first.dtype} "
+                f"{name}: {split} inputs are {inputs.dtype} {inputs.shape[1:]} and train is {first.dtype} "
                 f"{shape}; make them equal"
             )
         rows[split] = shuffled(np.arange(start, start + len(inputs)))
@@ -301,7 +309,7 @@ def _from_contents(
             raise UsageError(
                 f"{name}: {split} and train have labels of different type or shape; make them equal"
             )
-    inputs = np.concatenate([part[0] for part in contents.splits.values()])
+    inputs = np.concatenate([part[0] for part in splits.values()])
     targets = np.concatenate(labels)
     class_names = contents.class_names
     if data is not None:
@@ -584,12 +592,11 @@ def average_pool(data: Arrays, side: int) -> Arrays:
         raise UsageError(
             f"{data.name}: {height}x{width} images cannot be pooled by {side}; it must divide both"
         )
-    blocks = images.reshape(n, height // side, side, width // side, side, channels)
-    # uint8 sums are exact in integers and in float32 (below 2**24), so the mean is correctly rounded
-    if images.dtype == np.uint8:
-        pooled = blocks.sum((2, 4), dtype=np.uint32).astype(np.float32) / np.float32(255 * side * side)
-    else:
-        pooled = blocks.mean((2, 4), dtype=np.float64).astype(np.float32)
+    total, one = _accumulator(images, (n, height // side, width // side, channels))
+    for row in range(side):
+        for column in range(side):
+            total += images[:, row::side, column::side]
+    pooled = (total / total.dtype.type(one * side * side)).astype(np.float32)
     return _replaced(data, f"{data.name}/pool{side}", pooled)
 
 
@@ -601,8 +608,21 @@ def greyscale(data: Arrays) -> Arrays:
             f"{data.name}: images have {images.shape[-1]} channels, not red, green and blue; leave them as "
             "they are"
         )
-    grey = images.astype(np.float32) @ np.array([[0.299], [0.587], [0.114]], np.float32)
-    return _replaced(data, f"{data.name}/grey", grey / np.float32(255) if images.dtype == np.uint8 else grey)
+    total, one = _accumulator(images, (*images.shape[:3], 1))
+    for channel, weight in enumerate((299, 587, 114)):
+        total += images[..., channel : channel + 1] * total.dtype.type(weight)
+    return _replaced(data, f"{data.name}/grey", (total / total.dtype.type(one * 1000)).astype(np.float32))
+
+
+def _accumulator(images: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    """(zeros to add up in, the value of white). No matmul or library sum: the bits are the same on every
+    machine.
+
+    Sums of whole uint8 values are exact in float32 (below 2**24); floats are added up in float64.
+    """
+    return (
+        (np.zeros(shape, np.float32), 255) if images.dtype == np.uint8 else (np.zeros(shape, np.float64), 1)
+    )
 
 
 def _images(data: Arrays, what: str) -> np.ndarray:
