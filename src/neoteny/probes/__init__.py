@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from neoteny.probes.arrays import flatten_features
+from neoteny.probes.arrays import flatten_features, pool_features, singular_values
 from neoteny.probes.curvature import (
     Spectrum,
     hessian_spectrum,
@@ -92,9 +92,11 @@ __all__ = [
     "output_sharpness",
     "participation_ratio",
     "plasticity",
+    "pool_features",
     "random_sines",
     "regret",
     "sharpness",
+    "singular_values",
     "spectral_density",
     "stable_rank",
     "weight_norm",
