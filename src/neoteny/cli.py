@@ -30,7 +30,10 @@ def _parse(options_type: type, arguments: Sequence[str], prog: str, description:
     """Arguments as this dataclass; a UsageError of one line for what does not fit."""
     import tyro
 
-    flags = {f"--{item.name.replace('_', '-')}" for item in dataclasses.fields(options_type)} | {"--help", "-h"}
+    flags = {f"--{item.name.replace('_', '-')}" for item in dataclasses.fields(options_type)} | {
+        "--help",
+        "-h",
+    }
     for argument in arguments:
         name = argument.split("=")[0].replace("_", "-")
         if name.startswith("--") and name not in flags:
@@ -40,9 +43,13 @@ def _parse(options_type: type, arguments: Sequence[str], prog: str, description:
     if "--help" in arguments or "-h" in arguments:
         return tyro.cli(options_type, args=list(arguments), prog=prog, description=description)
     try:
-        return tyro.cli(options_type, args=list(arguments), prog=prog, description=description, console_outputs=False)
+        return tyro.cli(
+            options_type, args=list(arguments), prog=prog, description=description, console_outputs=False
+        )
     except SystemExit as error:
-        raise UsageError(f"could not read `{' '.join(arguments)}`; `{prog} --help` says what each option takes") from error
+        raise UsageError(
+            f"could not read `{' '.join(arguments)}`; `{prog} --help` says what each option takes"
+        ) from error
 
 
 def _axis_type(field_type: Any) -> Any:
@@ -50,7 +57,9 @@ def _axis_type(field_type: Any) -> Any:
 
 
 def _run_options(study: Any) -> type:
-    """The options of `run` and `plan` for this study: the fixed ones, and one for each field of its experiments."""
+    """The options of `run` and `plan` for this study: the fixed ones, and one for each field of its
+    experiments.
+    """
     import tyro
 
     from neoteny.lab import configs
@@ -59,11 +68,18 @@ def _run_options(study: Any) -> type:
     positional_free: list[tuple[str, Any, Any]] = []
 
     def option(name: str, kind: Any, default: Any, text: str) -> None:
-        positional_free.append((name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default)))
+        positional_free.append(
+            (name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default))
+        )
 
     presets = "; ".join(f"{name}: {text}" for name, text in study.presets.items())
     option("preset", str, "quick", presets)
-    option("experiment", tuple[str, ...], (), f"of {', '.join(e.name for e in study.experiments)}; all if none is named")
+    option(
+        "experiment",
+        tuple[str, ...],
+        (),
+        f"of {', '.join(e.name for e in study.experiments)}; all if none is named",
+    )
     option("out", Path | None, None, "where results go; results/STUDY-PRESET if not given")
     option("seeds", int | None, None, "seeds 0 to N-1")
     option("lanes", int, LANES_PER_PACK, "runs stepped together at most")
@@ -76,7 +92,10 @@ def _run_options(study: Any) -> type:
             if field.name == "seed":
                 option_name, text = "seed", "seeds, named one by one"
             else:
-                option_name, text = field.name, f"default {field.default}" + (" (lanes)" if field.lane else "")
+                option_name, text = (
+                    field.name,
+                    f"default {field.default}" + (" (lanes)" if field.lane else ""),
+                )
             if option_name not in fixed:
                 option(option_name, _axis_type(field.type), None, text)
                 fixed.add(option_name)
@@ -151,10 +170,18 @@ def _run(arguments: Sequence[str]) -> int:
         content = store.plan()
         plan = extend_plan(Plan.from_json(content, study), study, request)
     elif store.directory.exists() and (not store.directory.is_dir() or any(store.directory.iterdir())):
-        raise UsageError(f"{store.directory} exists and is no result directory of neoteny; give another --out")
+        raise UsageError(
+            f"{store.directory} exists and is no result directory of neoteny; give another --out"
+        )
     else:
         plan = make_plan(study, request)
-    return _execute(store, plan, study, Options(allow_drift=options.allow_drift, accept_code=options.accept_code), options.workers)
+    return _execute(
+        store,
+        plan,
+        study,
+        Options(allow_drift=options.allow_drift, accept_code=options.accept_code),
+        options.workers,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,12 +204,16 @@ def _resume(arguments: Sequence[str]) -> int:
     study = load_study(_from_plan(content, store, "study"))
     plan = Plan.from_json(content, study)
     workers = options.workers or content.get("workers", 1)
-    return _execute(store, plan, study, Options(allow_drift=options.allow_drift, accept_code=options.accept_code), workers)
+    return _execute(
+        store, plan, study, Options(allow_drift=options.allow_drift, accept_code=options.accept_code), workers
+    )
 
 
 def _from_plan(content: Any, store: Any, name: str) -> Any:
     if not isinstance(content, dict) or name not in content:
-        raise UsageError(f"{store.plan_path} is damaged (no {name}); restore it, or start again in another directory")
+        raise UsageError(
+            f"{store.plan_path} is damaged (no {name}); restore it, or start again in another directory"
+        )
     return content[name]
 
 
@@ -190,7 +221,6 @@ def _execute(store: Any, plan: Any, study: Any, options: Any, workers: int) -> i
     from neoteny.lab import execute
     from neoteny.lab.progress import shown
     from neoteny.report.assemble import write_report
-
     from neoteny.training.compilations import use_compilation_cache
 
     use_compilation_cache()
@@ -210,7 +240,10 @@ def _execute(store: Any, plan: Any, study: Any, options: Any, workers: int) -> i
             else:
                 statuses = execute.run_in_process(store, plan, study, packs, options, take)
     except execute.Interrupted as interrupted:
-        print(f"stopped; everything so far is kept. Go on with: neoteny resume {store.directory}", file=sys.stderr)
+        print(
+            f"stopped; everything so far is kept. Go on with: neoteny resume {store.directory}",
+            file=sys.stderr,
+        )
         return 128 + interrupted.signum if interrupted.signum == signal.SIGTERM else 130
     except UsageError as error:
         print(f"neoteny: {error}", file=sys.stderr)
@@ -220,7 +253,10 @@ def _execute(store: Any, plan: Any, study: Any, options: Any, workers: int) -> i
     print(f"report: {path}")
     failed = statuses.count("failed")
     if failed:
-        print(f"{failed} pack(s) failed; the report shows why. Try again with: neoteny resume {store.directory}", file=sys.stderr)
+        print(
+            f"{failed} pack(s) failed; the report shows why. Try again with: neoteny resume {store.directory}",
+            file=sys.stderr,
+        )
     return 1 if failed else 0
 
 

@@ -77,7 +77,8 @@ class Result:
     def plot(self, metric: str, *, split: str | None = None) -> Figure:
         """Mean over seeds with a 95 % band: training metrics against updates, others against the task.
 
-        A metric measured at several places (stages) gets a line for each; evaluated on earlier tasks, a line for each task.
+        A metric measured at several places (stages) gets a line for each; evaluated on earlier tasks, a line
+        for each task.
         """
         from neoteny.report.figures import curves
 
@@ -128,12 +129,14 @@ def run(
     samples: int | None = 2_048,
     out: Path | str | None = None,
 ) -> Result:
-    """Train `learner` on every task of `stream` in turn and measure at the end of each; all seeds in one program.
+    """Train `learner` on every task of `stream` in turn and measure at the end of each; all seeds in one
+    program.
 
-    seeds: how many (0 to n-1), or which. steps: updates on each task, of batches of `batch_size`. probes: functions of
-    `neoteny.probes`, measurements, or functions of features (n, d). evaluate: the splits scored at the end of a task, those of
-    all tasks seen so far if `seen_tasks`. samples: rows a probe looks at (None: all). out: a directory to keep results in, where
-    an interrupted run goes on; in memory if None. UsageError for what cannot be run.
+    seeds: how many (0 to n-1), or which. steps: updates on each task, of batches of `batch_size`. probes:
+    functions of `neoteny.probes`, measurements, or functions of features (n, d). evaluate: the splits scored
+    at the end of a task, those of all tasks seen so far if `seen_tasks`. samples: rows a probe looks at
+    (None: all). out: a directory to keep results in, where an interrupted run goes on; in memory if None.
+    UsageError for what cannot be run.
     """
     from neoteny.learners.learner import Learner as LearnerType
     from neoteny.tasks.sources import Minibatch
@@ -142,7 +145,9 @@ def run(
     from neoteny.training.runner import Runner
 
     if not isinstance(learner, LearnerType):
-        raise TypeError(f"run needs a learner, such as neoteny.learners.supervised(...), not {type(learner).__name__}")
+        raise TypeError(
+            f"run needs a learner, such as neoteny.learners.supervised(...), not {type(learner).__name__}"
+        )
     if stream.length is None:
         raise UsageError("the stream has no end; cut it first: stream.take(20)")
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
@@ -161,7 +166,13 @@ def run(
 
     def experiment(axes: dict[str, tuple]) -> Experiment:
         return Experiment(
-            "run", Config, lambda _: axes, lambda _: stream, lambda _: learner, script, lambda _: Minibatch(batch_size)
+            "run",
+            Config,
+            lambda _: axes,
+            lambda _: stream,
+            lambda _: learner,
+            script,
+            lambda _: Minibatch(batch_size),
         )
 
     use_compilation_cache()
@@ -188,8 +199,15 @@ def _in_memory(study: Study, plan: Plan, seeds: tuple[int, ...]) -> Result:
         for tick in runner.ticks():
             records.extend(tick.records)
             done = runner.updates_before * len(pack.runs)
-            take(Progress(pack.name, done, total, tick.compile_seconds, "finished" if runner.finished else "running"))
-    runs = {name: {"experiment": "run", "config": configs.config_to_json(run.config)} for name, run in plan.runs.items()}
+            take(
+                Progress(
+                    pack.name, done, total, tick.compile_seconds, "finished" if runner.finished else "running"
+                )
+            )
+    runs = {
+        name: {"experiment": "run", "config": configs.config_to_json(run.config)}
+        for name, run in plan.runs.items()
+    }
     frame = _tidy(join_records(to_table(records, SCHEMA), runs))
     return Result(frame, runner.networks(), seeds)
 
@@ -220,7 +238,8 @@ def _in_directory(study: Study, request: Request, store: Store, seeds: tuple[int
                 lambda leaf, i=lane: leaf[i] if eqx.is_array(leaf) else leaf, networks
             )
     stacked = jax.tree.map(
-        lambda *leaves: np.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0], *(lanes[seed] for seed in seeds)
+        lambda *leaves: np.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0],
+        *(lanes[seed] for seed in seeds),
     )
     return Result(_tidy(load(store.directory)), stacked, seeds)
 

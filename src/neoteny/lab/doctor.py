@@ -28,7 +28,7 @@ def describe() -> str:
     devices = ", ".join(f"{device.device_kind} ({device.platform})" for device in jax.devices())
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     lines = [
-        f"neoteny {__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}",
+        f"neoteny {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}",
         f"packages: {versions}",
         f"devices: {devices}; {threads} CPU threads",
         f"cache: {cache_directory()}",
@@ -37,7 +37,9 @@ def describe() -> str:
     ]
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
-        state = "installed" if not missing else f"missing {', '.join(missing)}: pip install 'neoteny[{extra}]'"
+        state = (
+            "installed" if not missing else f"missing {', '.join(missing)}: pip install 'neoteny[{extra}]'"
+        )
         lines.append(f"  {extra:<8} {state}")
     return "\n".join([*lines, "", "data sets", *_data_sets()])
 
@@ -46,7 +48,9 @@ def _data_sets() -> list[str]:
     from neoteny.tasks.catalogue import KNOWN, find
 
     folder = os.environ.get("NEOTENY_DATA")
-    lines = [f"  NEOTENY_DATA is {folder if folder else 'not set; point it at a folder of data sets of your own'}"]
+    lines = [
+        f"  NEOTENY_DATA is {folder if folder else 'not set; point it at a folder of data sets of your own'}"
+    ]
     for name in KNOWN:
         finding = find(name)
         state = f"found: {finding.where}" if finding.found else f"missing: {finding.get}"

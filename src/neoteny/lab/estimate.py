@@ -12,7 +12,9 @@ from neoteny.lab.throughput import recall
 
 
 def describe(study: Study, plan: Plan) -> str:
-    """The plan as text: runs, packs, events, updates, bytes, FLOPs, and the time if this machine's throughput is known."""
+    """The plan as text: runs, packs, events, updates, bytes, FLOPs, and the time if this machine's throughput
+    is known.
+    """
     lines = [f"{study.name}, preset {plan.request.preset}: {len(plan.runs)} runs in {len(plan.packs)} packs"]
     total_flops, total_seconds, known = 0.0, 0.0, True
     for pack in plan.packs:

@@ -1,4 +1,6 @@
-"""Executors: run the packs of a plan in this process, or one pack a process. The only file of this room that meets JAX."""
+"""Executors: run the packs of a plan in this process, or one pack a process. The only file of this room that
+meets JAX.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,8 @@ COMMIT_SHARE = 0.02
 class Options:
     """How packs are run; none of it changes a result.
 
-    commit_seconds: longest time between commits. allow_drift, accept_code: go on although machine or sources differ from those
-    of the last commit; both are kept in the manifest and shown in the report.
+    commit_seconds: longest time between commits. allow_drift, accept_code: go on although machine or sources
+    differ from those of the last commit; both are kept in the manifest and shown in the report.
     """
 
     commit_seconds: float = COMMIT_SECONDS
@@ -118,7 +120,9 @@ def check_resumable(store: Store, plan: Plan, study: Study, options: Options) ->
         drift = [name for name in here if manifest.machine.get(name) != here[name]]
         if drift and manifest.status != "finished" and not options.allow_drift:
             what = ", ".join(f"{name} was {manifest.machine.get(name)}, is {here[name]}" for name in drift)
-            raise UsageError(f"the machine differs from the one {store.directory} was begun on: {what}; go on with --allow-drift")
+            raise UsageError(
+                f"the machine differs from the one {store.directory} was begun on: {what}; go on with --allow-drift"
+            )
 
 
 def _opening_manifest(store: Store, pack: Pack, study: Study, runner, options: Options) -> Manifest:
@@ -131,7 +135,9 @@ def _opening_manifest(store: Store, pack: Pack, study: Study, runner, options: O
         return Manifest(pack.name, 0, "running", (0, 0), machine=here, code=code, data=data)
     if dict(stored.data) != data:
         names = [name for name in {*stored.data, *data} if stored.data.get(name) != data.get(name)]
-        raise UsageError(f"the data differ from those {store.directory} was begun with: {', '.join(sorted(names))}")
+        raise UsageError(
+            f"the data differ from those {store.directory} was begun with: {', '.join(sorted(names))}"
+        )
     accepted = list(stored.accepted)
     changed = changed_files(stored.code, code)
     if changed and options.accept_code:
@@ -143,9 +149,17 @@ def _opening_manifest(store: Store, pack: Pack, study: Study, runner, options: O
 
 
 def run_pack(
-    store: Store, plan: Plan, pack: Pack, study: Study, options: Options, stop: StopFlag, report: Callable[[Progress], None]
+    store: Store,
+    plan: Plan,
+    pack: Pack,
+    study: Study,
+    options: Options,
+    stop: StopFlag,
+    report: Callable[[Progress], None],
 ) -> str:
-    """Run a pack from its last commit to its end; returns its status. A failure is committed with its traceback."""
+    """Run a pack from its last commit to its end; returns its status. A failure is committed with its
+    traceback.
+    """
     from neoteny.training.runner import Cursor
 
     pack_store = store.pack(pack.name)
@@ -157,7 +171,9 @@ def run_pack(
         try:
             runner.restore(cursor, pack_store.state(manifest))
         except (ValueError, KeyError) as error:
-            raise StoreError(f"{pack_store.directory / manifest.state.path} does not fit: {error.args[0]}") from error
+            raise StoreError(
+                f"{pack_store.directory / manifest.state.path} does not fit: {error.args[0]}"
+            ) from error
     records: list[Record] = []
     timings: list[Timing] = []
     saves: dict = {}
@@ -187,12 +203,24 @@ def run_pack(
             records.extend(tick.records)
             saves.update(tick.saves)
             timings.append(
-                Timing(pack.name, tick.event, tick.kind, tick.updates, tick.seconds, tick.compilations, tick.compile_seconds)
+                Timing(
+                    pack.name,
+                    tick.event,
+                    tick.kind,
+                    tick.updates,
+                    tick.seconds,
+                    tick.compilations,
+                    tick.compile_seconds,
+                )
             )
             compile_seconds += tick.compile_seconds
             report(Progress(pack.name, runner.updates_before * len(pack.runs), total, compile_seconds))
             since = time.perf_counter() - last_commit
-            at_event_end = runner.cursor.done == 0 and since * COMMIT_SHARE >= cost and since >= min(1.0, options.commit_seconds)
+            at_event_end = (
+                runner.cursor.done == 0
+                and since * COMMIT_SHARE >= cost
+                and since >= min(1.0, options.commit_seconds)
+            )
             if runner.finished or stop.signum is not None or since >= options.commit_seconds or at_event_end:
                 cost = commit("finished" if runner.finished else "running")
                 last_commit = time.perf_counter()
@@ -238,14 +266,21 @@ def unfinished(store: Store, plan: Plan) -> list[Pack]:
 
 
 def run_in_process(
-    store: Store, plan: Plan, study: Study, packs: Sequence[Pack], options: Options, report: Callable[[Progress], None]
+    store: Store,
+    plan: Plan,
+    study: Study,
+    packs: Sequence[Pack],
+    options: Options,
+    report: Callable[[Progress], None],
 ) -> list[str]:
     """Run packs one after another here; returns their statuses."""
     with StopFlag().installed() as stop:
         return [run_pack(store, plan, pack, study, options, stop, report) for pack in packs]
 
 
-def _worker(core_share, directory: str, study_name: str, content: dict, pack: Pack, options: Options, messages) -> None:
+def _worker(
+    core_share, directory: str, study_name: str, content: dict, pack: Pack, options: Options, messages
+) -> None:
     """A pool process: pin to its cores before JAX starts its threads, then run one pack."""
     if core_share and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, core_share)
@@ -317,7 +352,9 @@ def run_in_pool(
             if status == "error":
                 errors.append(detail)
             elif status == "died":
-                errors.append(f"the process of pack {name} died with exit code {detail}; resume to go on from its last commit")
+                errors.append(
+                    f"the process of pack {name} died with exit code {detail}; resume to go on from its last commit"
+                )
         stop.raise_if_set()
     if errors:
         raise StoreError(errors[0])

@@ -15,9 +15,13 @@ _ROOMS = ("networks", "tasks", "learners", "regularizers", "interventions", "pro
 
 
 def code_fingerprint(experiment: Experiment) -> dict[str, str]:
-    """File -> hash of its source, for the library's computing rooms and the file the experiment is written in."""
+    """File -> hash of its source, for the library's computing rooms and the file the experiment is written
+    in.
+    """
     package = Path(__file__).resolve().parent.parent
-    files = {str(p.relative_to(package)): p for room in _ROOMS for p in sorted((package / room).rglob("*.py"))}
+    files = {
+        str(p.relative_to(package)): p for room in _ROOMS for p in sorted((package / room).rglob("*.py"))
+    }
     for function in (experiment.config, experiment.stream, experiment.learner, experiment.script):
         source = inspect.getsourcefile(function)
         if source is not None:

@@ -1,4 +1,6 @@
-"""The plan of a study: which runs there are and which pack holds which. Written before anything is computed, never recomputed."""
+"""The plan of a study: which runs there are and which pack holds which. Written before anything is computed,
+never recomputed.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ LANES_PER_PACK = 32
 class Request:
     """What a person asked for.
 
-    overrides: field -> values that replace the axis of that name in every experiment that has it. lanes: runs of a pack at
-    most. pad: a pack has at least this many lanes, dummies included.
+    overrides: field -> values that replace the axis of that name in every experiment that has it. lanes: runs
+    of a pack at most. pad: a pack has at least this many lanes, dummies included.
     """
 
     study: str
@@ -76,7 +78,12 @@ class Plan:
                 for name, run in self.runs.items()
             },
             "packs": [
-                {"name": pack.name, "experiment": pack.experiment, "runs": list(pack.runs), "lanes": pack.lanes}
+                {
+                    "name": pack.name,
+                    "experiment": pack.experiment,
+                    "runs": list(pack.runs),
+                    "lanes": pack.lanes,
+                }
                 for pack in self.packs
             ],
         }
@@ -85,7 +92,9 @@ class Plan:
     def from_json(cls, content: Mapping[str, Any], study: Study) -> Plan:
         """The plan that `to_json` wrote, for the study as it is now."""
         if content.get("format") != FORMAT:
-            raise UsageError(f"plan.json has format {content.get('format')}; this version of neoteny reads format {FORMAT}")
+            raise UsageError(
+                f"plan.json has format {content.get('format')}; this version of neoteny reads format {FORMAT}"
+            )
         request = Request(
             content["study"],
             content["preset"],
@@ -95,10 +104,16 @@ class Plan:
             content["pad"],
         )
         runs = {
-            name: Run(name, run["experiment"], configs.config_from_json(_experiment(study, run["experiment"]).config, run["config"]))
+            name: Run(
+                name,
+                run["experiment"],
+                configs.config_from_json(_experiment(study, run["experiment"]).config, run["config"]),
+            )
             for name, run in content["runs"].items()
         }
-        packs = tuple(Pack(p["name"], p["experiment"], tuple(p["runs"]), p["lanes"]) for p in content["packs"])
+        packs = tuple(
+            Pack(p["name"], p["experiment"], tuple(p["runs"]), p["lanes"]) for p in content["packs"]
+        )
         return cls(request, runs, packs)
 
 
@@ -113,7 +128,9 @@ def resolve(study: Study, request: Request) -> dict[str, Run]:
     """The runs a request asks for, by name, in the order of the axes."""
     chosen = [_experiment(study, name) for name in request.experiments] or list(study.experiments)
     if request.preset not in study.presets:
-        raise UsageError(f"study {study.name!r} has no preset {request.preset!r}; it has {', '.join(study.presets)}")
+        raise UsageError(
+            f"study {study.name!r} has no preset {request.preset!r}; it has {', '.join(study.presets)}"
+        )
     known = {name for experiment in chosen for name in configs.fields(experiment.config)}
     for name in request.overrides:
         if name not in known:
@@ -138,7 +155,7 @@ def _packs(runs: Sequence[Run], lanes: int, pad: int) -> list[Pack]:
         groups.setdefault(place, []).append(run)
     packs = []
     for members in groups.values():
-        # Equal shares: 40 runs with at most 32 lanes make two packs of 20, which share their programs' shapes.
+        # Equal shares: 40 runs with at most 32 lanes make two packs of 20, which share programs.
         count = -(-len(members) // lanes)
         share = -(-len(members) // count)
         for start in range(0, len(members), share):
@@ -159,7 +176,8 @@ def make_plan(study: Study, request: Request) -> Plan:
 def extend_plan(plan: Plan, study: Study, request: Request) -> Plan:
     """`plan` with packs added for the runs that are new in `request`; the old packs stay as they are.
 
-    UsageError if the request leaves out runs the plan has: that is another configuration, and belongs in another directory.
+    UsageError if the request leaves out runs the plan has: that is another configuration, and belongs in
+    another directory.
     """
     if (plan.request.study, plan.request.preset) != (request.study, request.preset):
         raise UsageError(
@@ -169,7 +187,9 @@ def extend_plan(plan: Plan, study: Study, request: Request) -> Plan:
     runs = resolve(study, request)
     missing = [run for name, run in plan.runs.items() if name not in runs]
     if missing:
-        raise UsageError(f"this directory holds another configuration ({_difference(plan.runs, runs)}); give another --out")
+        raise UsageError(
+            f"this directory holds another configuration ({_difference(plan.runs, runs)}); give another --out"
+        )
     new = [run for name, run in runs.items() if name not in plan.runs]
     if not new:
         return plan

@@ -80,7 +80,12 @@ def _bar(state: _Totals) -> Iterator[Callable[[Progress], None]]:
     from rich.progress import BarColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[line]}"),
+    )
     with Bar(*columns, console=Console(stderr=True)) as bar:
         shown_task = bar.add_task("compiling", total=sum(state.totals.values()), line="")
 

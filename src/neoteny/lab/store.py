@@ -1,7 +1,8 @@
 """The store: a directory of records and states, where a commit makes both visible together.
 
-A pack's manifest names every file of its last commit with size and checksum; it is replaced by one atomic rename. Files that
-no manifest names are leftovers of a commit that did not happen, and are removed at the next one. Nothing is pickled.
+A pack's manifest names every file of its last commit with size and checksum; it is replaced by one atomic
+rename. Files that no manifest names are leftovers of a commit that did not happen, and are removed at the
+next one. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class StoreError(UsageError):
 
 def _write_error(path: Path, error: OSError) -> StoreError:
     if error.errno == errno.ENOSPC:
-        return StoreError(f"the disk is full: could not write {path}; free some space and resume, the last commit is intact")
+        return StoreError(
+            f"the disk is full: could not write {path}; free some space and resume, the last commit is intact"
+        )
     return StoreError(f"could not write {path}: {error.strerror or error}; the last commit is intact")
 
 
@@ -65,7 +68,9 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError as error:
         raise StoreError(f"{path} is not there; is this a result directory of neoteny?") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path} is damaged ({error}); restore it, or start again in another directory") from error
+        raise StoreError(
+            f"{path} is damaged ({error}); restore it, or start again in another directory"
+        ) from error
     except OSError as error:
         raise StoreError(f"could not read {path}: {error.strerror}") from error
 
@@ -88,8 +93,9 @@ class FileEntry:
 class Manifest:
     """The last commit of a pack.
 
-    status: running, finished or failed. cursor: (event, updates into it). machine: what the bits depend on. code: file ->
-    fingerprint of the sources. data: data set -> digest. accepted: differences a person accepted when resuming.
+    status: running, finished or failed. cursor: (event, updates into it). machine: what the bits depend on.
+    code: file -> fingerprint of the sources. data: data set -> digest. accepted: differences a person
+    accepted when resuming.
     """
 
     pack: str
@@ -148,7 +154,10 @@ class Manifest:
 
 def _npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, **{"names": np.array(list(arrays)), **{f"a{i}": array for i, array in enumerate(arrays.values())}})
+    np.savez(
+        buffer,
+        **{"names": np.array(list(arrays)), **{f"a{i}": array for i, array in enumerate(arrays.values())}},
+    )
     return buffer.getvalue()
 
 
@@ -175,7 +184,9 @@ class PackStore:
         try:
             return Manifest.from_json(read_json(self.manifest_path))
         except (KeyError, TypeError, IndexError) as error:
-            raise StoreError(f"{self.manifest_path} is damaged (no valid {error}); {_discard(self.directory)}") from error
+            raise StoreError(
+                f"{self.manifest_path} is damaged (no valid {error}); {_discard(self.directory)}"
+            ) from error
 
     def read(self, entry: FileEntry) -> bytes:
         """A file of the last commit, its checksum checked; StoreError naming it if it is damaged or gone."""
@@ -183,7 +194,9 @@ class PackStore:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise StoreError(f"{path} is missing or unreadable ({error.strerror}); {_discard(self.directory)}") from error
+            raise StoreError(
+                f"{path} is missing or unreadable ({error.strerror}); {_discard(self.directory)}"
+            ) from error
         if len(content) != entry.bytes or hashlib.sha256(content).hexdigest() != entry.sha256:
             raise StoreError(f"{path} is damaged (its checksum does not match); {_discard(self.directory)}")
         return content
@@ -239,11 +252,20 @@ class PackStore:
         saves: Mapping[str, Mapping[str, np.ndarray]],
         traceback: str | None = None,
     ) -> Manifest:
-        """Make records and state visible together. A failed pack keeps the state of its last commit (`state` None)."""
+        """Make records and state visible together. A failed pack keeps the state of its last commit (`state`
+        None).
+        """
         number = previous.commit + 1
-        new_records, new_timings, new_arrays, new_state = previous.records, previous.timings, previous.arrays, previous.state
+        new_records, new_timings, new_arrays, new_state = (
+            previous.records,
+            previous.timings,
+            previous.arrays,
+            previous.state,
+        )
         if records:
-            new_records += (self._write(f"records/{number:06d}.parquet", _parquet_bytes(to_table(records, SCHEMA))),)
+            new_records += (
+                self._write(f"records/{number:06d}.parquet", _parquet_bytes(to_table(records, SCHEMA))),
+            )
         if timings:
             table = to_table(timings, TIMING_SCHEMA)
             new_timings += (self._write(f"timings/{number:06d}.parquet", _parquet_bytes(table)),)
@@ -272,7 +294,12 @@ class PackStore:
 
     def _clean(self, manifest: Manifest) -> None:
         """Remove files no manifest names: earlier states, and what an interrupted commit left."""
-        entries = (*manifest.records, *manifest.timings, *manifest.arrays, *([manifest.state] if manifest.state else []))
+        entries = (
+            *manifest.records,
+            *manifest.timings,
+            *manifest.arrays,
+            *([manifest.state] if manifest.state else []),
+        )
         kept = {entry.path for entry in entries} | {MANIFEST}
         for path in self.directory.rglob("*"):
             if path.is_file() and str(path.relative_to(self.directory)) not in kept:
@@ -314,5 +341,7 @@ class Store:
 
     def free_bytes(self) -> int:
         """Free space on the disk the directory is on, or will be."""
-        existing = next(p for p in (self.directory.absolute(), *self.directory.absolute().parents) if p.exists())
+        existing = next(
+            p for p in (self.directory.absolute(), *self.directory.absolute().parents) if p.exists()
+        )
         return shutil.disk_usage(existing).free
