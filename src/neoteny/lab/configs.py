@@ -63,18 +63,26 @@ def lane_names(config_type: type) -> tuple[str, ...]:
     return tuple(name for name, field in fields(config_type).items() if field.lane)
 
 
+_INT32 = 2**31 - 1
+
+
 def coerce(field: Field, value: Any) -> Any:
     """`value` as the field's type (an int for a float field becomes a float); UsageError if it is none."""
     if field.type is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if field.type is int and not (isinstance(value, int) and not isinstance(value, bool)):
         raise UsageError(f"{field.name}: expected a whole number, not {value!r}")
     if field.type in (float, str, bool) and not isinstance(value, field.type):
         raise UsageError(f"{field.name}: expected {field.type.__name__}, not {value!r}")
     if typing.get_origin(field.type) is typing.Literal and value not in typing.get_args(field.type):
-        raise UsageError(
-            f"{field.name}: {value!r} is not one of {', '.join(map(str, typing.get_args(field.type)))}"
-        )
+        known = ", ".join(map(str, typing.get_args(field.type)))
+        raise UsageError(f"{field.name}: {value!r} is not one of {known}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{field.name} must be finite, not {value}")
+    # Lane fields are int32 and float32 inside the program.
+    limit = _INT32 if field.type is int else float(np.finfo(np.float32).max)
+    if field.lane and not (isinstance(value, int | float) and -limit <= value <= limit):
+        raise UsageError(f"{field.name}: {value} is too large; at most {limit:g} fits")
     return value
 
 
@@ -87,13 +95,17 @@ def product(config_type: type, axes: Mapping[str, Sequence[Any]]) -> list[Any]:
         if len(values) == 0:
             raise UsageError(f"{name}: an axis needs at least one value")
     columns = [[coerce(known[name], value) for value in values] for name, values in axes.items()]
-    configs = []
-    for combination in itertools.product(*columns):
-        try:
-            configs.append(config_type(**dict(zip(axes, combination, strict=True))))
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-    return configs
+    return [
+        _make(config_type, dict(zip(axes, combination, strict=True)))
+        for combination in itertools.product(*columns)
+    ]
+
+
+def _make(config_type: type, values: Mapping[str, Any]) -> Any:
+    try:
+        return config_type(**values)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def to_json(value: Any) -> Any:
@@ -132,7 +144,7 @@ def config_from_json(config_type: type, content: Mapping[str, Any]) -> Any:
             f"the stored configuration and {config_type.__name__} differ in the fields {', '.join(differing)}"
         )
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
-    return config_type(**{name: coerce(known[name], value) for name, value in values.items()})
+    return _make(config_type, {name: coerce(known[name], value) for name, value in values.items()})
 
 
 def canonical(content: Any) -> str:
@@ -172,8 +184,8 @@ def host_view(config: Any) -> Any:
     def absent(name: str) -> property:
         def read(_: Any) -> Any:
             raise AttributeError(
-                f"{name} is a Lane field: it differs between the lanes of one program, so streams and scripts "
-                f"cannot depend on it; annotate it without Lane[...] if they must"
+                f"{name} is a Lane field: it differs between the lanes of one program, so streams and "
+                f"scripts cannot depend on it; annotate it without Lane[...] if they must"
             )
 
         return property(read)

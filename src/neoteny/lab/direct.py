@@ -14,12 +14,12 @@ import polars as pl
 from neoteny.errors import UsageError
 from neoteny.lab import configs
 from neoteny.lab.configs import Lane
-from neoteny.lab.execute import Options, Progress, check_resumable, make_runner, run_in_process, unfinished
+from neoteny.lab.execute import Options, Progress, make_runner, prepare, run_in_process
 from neoteny.lab.plan import Plan, Request, extend_plan, make_plan
 from neoteny.lab.progress import shown
 from neoteny.lab.records import SCHEMA, Record, to_table
 from neoteny.lab.results import join_records, load
-from neoteny.lab.store import Store
+from neoteny.lab.store import Store, locked
 from neoteny.lab.study import Experiment, Study
 
 if TYPE_CHECKING:
@@ -216,22 +216,30 @@ def _in_directory(study: Study, request: Request, store: Store, seeds: tuple[int
     import equinox as eqx
     import jax
 
+    if store.is_foreign():
+        raise UsageError(f"{store.directory} exists and is no result directory of neoteny; give another out")
     plan = make_plan(study, request)
-    if store.plan_path.exists():
-        plan = extend_plan(Plan.from_json(store.plan(), study), study, request)
-    packs = unfinished(store, plan)
-    check_resumable(store, plan, study, Options())
-    runners = {pack.name: make_runner(study, plan, pack) for pack in plan.packs}
-    store.write_plan(plan.to_json())
-    with shown({pack.name: runners[pack.name].plan().updates * len(pack.runs) for pack in packs}) as take:
-        statuses = run_in_process(store, plan, study, packs, Options(), take)
+    if not store.plan_path.exists():
+        prepare(store, plan, study, Options())  # what is wrong comes out before anything is written
+    with locked(store.directory):
+        if store.plan_path.exists():
+            plan = extend_plan(Plan.from_json(store.plan(), study), study, request)
+        updates = prepare(store, plan, study, Options())
+        packs = [pack for pack in plan.packs if pack.name in updates]
+        store.write_plan(plan.to_json())
+        with shown(updates) as take:
+            statuses = run_in_process(store, plan, study, packs, Options(), take)
     for pack, status in zip(packs, statuses, strict=True):
-        if status == "failed":
-            raise RuntimeError(store.pack(pack.name).manifest().traceback)
+        manifest = store.pack(pack.name).manifest()
+        if status == "failed" and manifest is not None:
+            raise RuntimeError(manifest.traceback)
+    runners = {pack.name: make_runner(study, plan, pack) for pack in plan.packs}
     lanes: dict[int, Any] = {}
     for pack in plan.packs:
         pack_store = store.pack(pack.name)
-        kept = pack_store.arrays(pack_store.manifest(), _FINAL)
+        manifest = pack_store.manifest()
+        assert manifest is not None, "every pack is finished here"
+        kept = pack_store.arrays(manifest, _FINAL)
         networks = runners[pack.name].networks_from(kept)
         for lane, name in enumerate(pack.runs):
             lanes[plan.runs[name].config.seed] = jax.tree.map(

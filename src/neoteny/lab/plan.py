@@ -1,6 +1,4 @@
-"""The plan of a study: which runs there are and which pack holds which. Written before anything is computed,
-never recomputed.
-"""
+"""The plan of a study: its runs, and which pack holds which. Written before anything is computed."""
 
 from __future__ import annotations
 
@@ -90,11 +88,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], study: Study) -> Plan:
-        """The plan that `to_json` wrote, for the study as it is now."""
-        if content.get("format") != FORMAT:
-            raise UsageError(
-                f"plan.json has format {content.get('format')}; this version of neoteny reads format {FORMAT}"
-            )
+        """The plan that `to_json` wrote; UsageError if the study has changed so that it cannot run it."""
         request = Request(
             content["study"],
             content["preset"],
@@ -103,14 +97,10 @@ class Plan:
             content["lanes"],
             content["pad"],
         )
-        runs = {
-            name: Run(
-                name,
-                run["experiment"],
-                configs.config_from_json(_experiment(study, run["experiment"]).config, run["config"]),
-            )
-            for name, run in content["runs"].items()
-        }
+        runs = {}
+        for name, run in content["runs"].items():
+            config_type = _experiment(study, run["experiment"]).config
+            runs[name] = Run(name, run["experiment"], configs.config_from_json(config_type, run["config"]))
         packs = tuple(
             Pack(p["name"], p["experiment"], tuple(p["runs"]), p["lanes"]) for p in content["packs"]
         )

@@ -13,9 +13,8 @@ def describe(directory: Path) -> str:
     plan = store.plan()
     manifests = {pack["name"]: store.pack(pack["name"]).manifest() for pack in plan["packs"]}
     finished = sum(m is not None and m.status == "finished" for m in manifests.values())
-    lines = [
-        f"{plan['study']}, preset {plan['preset']}: {len(plan['runs'])} runs in {len(plan['packs'])} packs, {finished} finished"
-    ]
+    runs, packs = len(plan["runs"]), len(plan["packs"])
+    lines = [f"{plan['study']}, preset {plan['preset']}: {runs} runs in {packs} packs, {finished} finished"]
     for pack in plan["packs"]:
         manifest = manifests[pack["name"]]
         if manifest is None:

@@ -24,15 +24,16 @@ def _path() -> Path:
 
 def _table() -> dict[str, float]:
     try:
-        return json.loads(_path().read_text())
+        table = json.loads(_path().read_bytes())
     except (OSError, ValueError):
         return {}
+    # Damage costs an estimate, nothing more.
+    pairs = table.items() if isinstance(table, dict) else ()
+    return {name: rate for name, rate in pairs if isinstance(rate, float) and rate > 0}
 
 
 def remember(study: str, experiment: str, flops_per_second: float) -> None:
-    """Note the training FLOP/s of a finished pack, everything included. A cache that cannot be written is no
-    failure.
-    """
+    """Note the training FLOP/s of a finished pack; a cache that cannot be written is no failure."""
     table = {**_table(), f"{study}/{experiment}": flops_per_second}
     try:
         write_atomic(_path(), to_json_bytes(table))
