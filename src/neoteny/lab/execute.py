@@ -128,6 +128,9 @@ def prepare(store: Store, plan: Plan, study: Study, options: Options, workers: i
     data, and sources or a machine other than those of the last commit, where that was not accepted.
     """
     manifests = {pack.name: store.pack(pack.name).manifest() for pack in plan.packs}
+    for name, manifest in manifests.items():
+        if manifest is not None:
+            store.pack(name).verify(manifest)
     waiting = [pack for pack in plan.packs if not _is_finished(manifests[pack.name])]
     if not waiting:
         return {}
@@ -136,7 +139,6 @@ def prepare(store: Store, plan: Plan, study: Study, options: Options, workers: i
         manifest = manifests[pack.name]
         if manifest is None or manifest.state is None:
             continue
-        store.pack(pack.name).verify(manifest)
         changed = changed_files(manifest.code, code_fingerprint(study.experiment(pack.experiment)))
         if changed and not options.accept_code:
             raise UsageError(

@@ -283,8 +283,9 @@ class PackStore:
             ) from error
 
     def verify(self, manifest: Manifest) -> None:
-        """StoreError naming the first file of the last commit that is damaged or gone."""
-        for entry in manifest.entries:
+        """StoreError naming the first file that is needed and damaged or gone: of a finished pack, its records."""
+        needed = (*manifest.records, *manifest.timings)
+        for entry in needed if manifest.status == "finished" else manifest.entries:
             self.read(entry)
 
     def read(self, entry: FileEntry) -> bytes:
