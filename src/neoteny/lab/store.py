@@ -283,7 +283,10 @@ class PackStore:
             ) from error
 
     def verify(self, manifest: Manifest) -> None:
-        """StoreError naming the first file that is needed and damaged or gone: of a finished pack, its records."""
+        """StoreError naming the first file that is damaged or gone and still needed.
+
+        A finished pack needs its records and timings; one that is to go on needs everything.
+        """
         needed = (*manifest.records, *manifest.timings)
         for entry in needed if manifest.status == "finished" else manifest.entries:
             self.read(entry)
