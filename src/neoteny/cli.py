@@ -54,12 +54,13 @@ def _run_options(study: Any) -> type:
     import tyro
 
     from neoteny.lab import configs
+    from neoteny.lab.execute import COMMIT_SECONDS
     from neoteny.lab.plan import LANES_PER_PACK
 
-    positional_free: list[tuple[str, Any, Any]] = []
+    declared: list[tuple[str, Any, Any]] = []
 
     def option(name: str, kind: Any, default: Any, text: str) -> None:
-        positional_free.append((name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default)))
+        declared.append((name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default)))
 
     presets = "; ".join(f"{name}: {text}" for name, text in study.presets.items())
     option("preset", str, "quick", presets)
@@ -68,9 +69,10 @@ def _run_options(study: Any) -> type:
     option("seeds", int | None, None, "seeds 0 to N-1")
     option("lanes", int, LANES_PER_PACK, "runs stepped together at most")
     option("workers", int, 1, "processes, one pack each, each on its share of the cores")
+    option("commit_seconds", float, COMMIT_SECONDS, "commit at least this often; 0 commits after every chunk")
     option("allow_drift", bool, False, "go on although the machine or jax differ from the last commit")
     option("accept_code", bool, False, "go on although sources changed; the report will say so")
-    fixed = {name for name, _, _ in positional_free}
+    fixed = {name for name, _, _ in declared}
     for experiment in study.experiments:
         for field in configs.fields(experiment.config).values():
             if field.name == "seed":
@@ -80,7 +82,7 @@ def _run_options(study: Any) -> type:
             if option_name not in fixed:
                 option(option_name, _axis_type(field.type), None, text)
                 fixed.add(option_name)
-    return dataclasses.make_dataclass("Options", positional_free, frozen=True)
+    return dataclasses.make_dataclass("Options", declared, frozen=True)
 
 
 def _request(study: Any, options: Any):
@@ -141,7 +143,6 @@ def _plan(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     study, options = _study_argument("run", arguments)
-    from neoteny.lab.execute import Options
     from neoteny.lab.plan import Plan, extend_plan, make_plan
     from neoteny.lab.store import Store
 
@@ -154,12 +155,21 @@ def _run(arguments: Sequence[str]) -> int:
         raise UsageError(f"{store.directory} exists and is no result directory of neoteny; give another --out")
     else:
         plan = make_plan(study, request)
-    return _execute(store, plan, study, Options(allow_drift=options.allow_drift, accept_code=options.accept_code), options.workers)
+    return _execute(store, plan, study, _options(options), options.workers)
+
+
+def _options(given: Any):
+    from neoteny.lab.execute import Options
+
+    if given.commit_seconds < 0:
+        raise UsageError(f"--commit-seconds must not be negative, not {given.commit_seconds}")
+    return Options(given.commit_seconds, given.allow_drift, given.accept_code)
 
 
 @dataclasses.dataclass(frozen=True)
 class _ResumeOptions:
     workers: int | None = None
+    commit_seconds: float = 60.0
     allow_drift: bool = False
     accept_code: bool = False
 
@@ -167,7 +177,6 @@ class _ResumeOptions:
 def _resume(arguments: Sequence[str]) -> int:
     directory, rest = _directory_argument("resume", arguments)
     options = _parse(_ResumeOptions, rest, "neoteny resume DIR", "Go on where a run stopped.")
-    from neoteny.lab.execute import Options
     from neoteny.lab.plan import Plan
     from neoteny.lab.store import Store
     from neoteny.studies import load_study
@@ -177,7 +186,7 @@ def _resume(arguments: Sequence[str]) -> int:
     study = load_study(_from_plan(content, store, "study"))
     plan = Plan.from_json(content, study)
     workers = options.workers or content.get("workers", 1)
-    return _execute(store, plan, study, Options(allow_drift=options.allow_drift, accept_code=options.accept_code), workers)
+    return _execute(store, plan, study, _options(options), workers)
 
 
 def _from_plan(content: Any, store: Any, name: str) -> Any:

@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import polars as pl
 import pytest
-import synthetic
+import synthetic_study as synthetic
 from scipy import stats
 
 from neoteny.report import curves, estimates, heatmap, intervals, save, settings

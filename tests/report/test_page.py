@@ -6,7 +6,7 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-import synthetic
+import synthetic_study as synthetic
 
 from neoteny.report import Cost, NextCommand, Page, Paper, RenderedFigure, RunRow, read_figure, render
 
