@@ -46,23 +46,26 @@ def test_forward_pass_and_stages(waves):
         "head": (2,),
     }
 
+    def convolution(x, weight, stride=1):
+        return convolve(jnp.asarray(x), weight, stride=stride, lowering=Lowering.CONVOLUTION)
+
     def norm(x):
         return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
 
     first, second, hidden, head = (network.stage(name) for name in network.names)
     assert isinstance(first, Chain)
     kernel, _, _, _ = first.layers
-    y = np.maximum(norm(np.asarray(convolve(x, kernel.weight) + kernel.bias)), 0)
+    y = np.maximum(norm(np.asarray(convolution(x, kernel.weight) + kernel.bias)), 0)
     y = y[:, :8].reshape(2, 4, 2, 4, 2, 4).max((2, 4))
-    np.testing.assert_allclose(out["conv1"], y, atol=1e-5)
+    np.testing.assert_allclose(out["conv1"], y, atol=2e-4)
     kernel = second.layers[0]
-    y = np.maximum(norm(np.asarray(convolve(y, kernel.weight, stride=2) + kernel.bias)), 0)
-    np.testing.assert_allclose(out["conv2"], y, atol=1e-5)
+    y = np.maximum(norm(np.asarray(convolution(y, kernel.weight, 2) + kernel.bias)), 0)
+    np.testing.assert_allclose(out["conv2"], y, atol=2e-4)
     dense = hidden.layers[1]
     y = np.maximum(norm(y.reshape(2, 24) @ np.asarray(dense.weight) + np.asarray(dense.bias)), 0)
-    np.testing.assert_allclose(out["dense1"], y, atol=1e-5)
+    np.testing.assert_allclose(out["dense1"], y, atol=2e-4)
     y = y @ np.asarray(head.weight) + np.asarray(head.bias)
-    np.testing.assert_allclose(out["head"], y, atol=1e-5)
+    np.testing.assert_allclose(out["head"], y, atol=2e-4)
 
 
 def test_crelu_doubles_what_the_next_layer_sees(waves):
@@ -125,9 +128,17 @@ def test_equal_arguments_give_equal_makers():
     assert len({a, *others}) == 6
 
 
-@pytest.mark.parametrize("norm", [Norm.NONE, Norm.BATCH])
-def test_trains_by_lanes_inside_a_loop(norm, waves):
-    maker = cnn((6, 6, 1), 2, channels=(4,), dense=(8,), norm=norm, initializer=waves, head_initializer=waves)
+def test_trains_by_lanes_inside_a_loop(waves):
+    maker = cnn(
+        (6, 6, 1),
+        2,
+        channels=(4,),
+        kernels=2,
+        dense=(8,),
+        norm=Norm.BATCH,
+        initializer=waves,
+        head_initializer=waves,
+    )
     x = jnp.sin(jnp.arange(144.0)).reshape(4, 6, 6, 1)
 
     def step(_, network):
@@ -184,6 +195,6 @@ def test_bad_arguments(arguments, error, message):
 def test_wrong_input(waves):
     network = cnn(SHAPE, 2, initializer=waves, head_initializer=waves)(KEY)
     with pytest.raises(ValueError, match="in_channels=3"):
-        network(jnp.ones((1, 9, 8, 1)))
+        eqx.filter_eval_shape(network, jnp.ones((1, 9, 8, 1)))
     with pytest.raises(ValueError, match="in_size="):
-        network(jnp.ones((1, 12, 12, 3)))
+        eqx.filter_eval_shape(network, jnp.ones((1, 12, 12, 3)))
