@@ -14,5 +14,5 @@ def _waves(key, shape, fan_in):
 
 @pytest.fixture
 def waves():
-    """Weights and biases that depend on the key, with the variance of `he`, and cost no compilation of random draws."""
+    """Weights and biases that depend on the key, of the variance of `he`, without compiling random draws."""
     return Initializer(_waves, _waves)
