@@ -16,22 +16,19 @@ from neoteny.networks import (
     Padding,
     convolve,
     spatial_size,
-    torch_uniform,
 )
 
 KEY = jax.random.key(0)
 CASES = [
     # size, kernel, stride, padding
-    ((5, 7), (3, 3), 1, "VALID"),
-    ((5, 7), (3, 3), 1, "SAME"),
+    ((5, 7), (3, 2), 1, "VALID"),
+    ((5, 7), (2, 3), 1, "SAME"),
     ((5, 8), (3, 2), 2, "VALID"),
     ((5, 8), (3, 2), 2, "SAME"),
-    ((9, 6), (4, 5), (3, 2), "SAME"),
-    ((9, 6), (4, 5), (3, 2), 2),
-    ((6, 6), (1, 1), 1, "SAME"),
+    ((9, 6), (2, 3), (3, 2), "SAME"),
+    ((9, 6), (3, 2), (3, 2), 2),
     ((6, 5), (1, 1), 2, "VALID"),
     ((6, 5), (2, 1), 3, "SAME"),
-    ((3, 3), (3, 3), 2, "VALID"),
     ((2, 2), (3, 3), 1, 1),
 ]
 
@@ -66,39 +63,35 @@ def arrays(size, kernel):
     return rng.normal(size=(2, *size, 3)), rng.normal(size=(*kernel, 3, 4))
 
 
-@pytest.mark.parametrize("lowering", list(Lowering))
 @pytest.mark.parametrize(("size", "kernel", "stride", "padding"), CASES)
-def test_values(size, kernel, stride, padding, lowering):
+def test_lowerings_agree_in_value_and_gradients(size, kernel, stride, padding):
     x, weight = arrays(size, kernel)
-    with jax.enable_x64(True):
-        y = convolve(jnp.asarray(x), jnp.asarray(weight), stride=stride, padding=padding, lowering=lowering)
-        np.testing.assert_allclose(y, reference(x, weight, stride, padding), rtol=1e-12, atol=1e-12)
-    assert y.shape[1:3] == spatial_size(size, kernel, stride, padding)
+    expected = reference(x, weight, stride, padding)
 
-
-@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), CASES)
-def test_gradients_of_the_lowerings_agree(size, kernel, stride, padding):
-    x, weight = arrays(size, kernel)
-
-    def gradients(lowering):
+    def evaluate(x, weight, lowering):
         def loss(x, weight):
             y = convolve(x, weight, stride=stride, padding=padding, lowering=lowering)
-            return jnp.sum(jnp.sin(y) * jnp.arange(y.size).reshape(y.shape))
+            return jnp.sum(jnp.sin(y) * np.arange(expected.size).reshape(expected.shape)), y
 
-        return jax.grad(loss, (0, 1))(jnp.asarray(x), jnp.asarray(weight))
+        gradients, y = jax.grad(loss, (0, 1), has_aux=True)(x, weight)
+        return y, *gradients
 
     with jax.enable_x64(True):
-        expected = gradients("convolution")
-        for lowering in ("patches", "auto"):
-            for a, b in zip(gradients(lowering), expected, strict=True):
-                np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+        results = jax.jit(lambda x, w: [evaluate(x, w, lowering) for lowering in ("patches", "convolution")])(
+            x, weight
+        )
+        for y, input_gradient, weight_gradient in results:
+            np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(input_gradient, results[0][1], rtol=1e-10, atol=1e-10)
+            np.testing.assert_allclose(weight_gradient, results[0][2], rtol=1e-10, atol=1e-10)
+    assert expected.shape[1:3] == spatial_size(size, kernel, stride, padding)
 
 
 def test_gradient_is_that_of_the_definition():
-    x, weight = arrays((5, 6), (3, 2))
+    x, weight = arrays((5, 6), (3, 2))  # by finite differences of scipy's correlation
     direction = np.random.default_rng(2).normal(size=weight.shape)
     with jax.enable_x64(True):
-        gradient = jax.grad(lambda w: jnp.sum(convolve(jnp.asarray(x), w, stride=2) ** 2))(jnp.asarray(weight))
+        gradient = jax.jit(jax.grad(lambda w: jnp.sum(convolve(x, w, stride=2) ** 2)))(weight)
 
     def loss(w):
         return np.sum(reference(x, w, 2, "SAME") ** 2)
@@ -121,10 +114,9 @@ def test_inside_a_loop_with_batched_weights_and_second_derivatives(lowering):
         return weight - 0.1 * jax.grad(loss)(weight) - 0.1 * curvature
 
     looped = jax.jit(jax.vmap(lambda w, n: lax.fori_loop(0, n, step, w), (0, None)))(weights, 3)
+    unlooped = jax.jit(lambda w: step(2, step(1, step(0, w))))
     for lane in range(2):
-        expected = weights[lane]
-        for _ in range(3):
-            expected = step(0, expected)
+        expected = unlooped(weights[lane])
         np.testing.assert_allclose(looped[lane], expected, atol=1e-5)
 
 
@@ -139,17 +131,17 @@ def test_auto_lowers_to_one_matrix_product_on_cpu_alone():
     assert "stablehlo.dot_general" not in elsewhere
 
 
-def test_layer():
-    layer = Conv2d(3, 4, 3, key=KEY, stride=2, padding=1, initializer=torch_uniform)
+def test_layer(waves):
+    layer = Conv2d(3, 4, 3, key=KEY, stride=2, padding=1, initializer=waves)
     x = np.random.default_rng(0).normal(size=(2, 7, 6, 3))
-    y, same = layer(jnp.asarray(x, jnp.float32))
+    y, same = jax.jit(lambda layer, x: layer(x))(layer, jnp.asarray(x, jnp.float32))
     expected = reference(x, np.asarray(layer.weight, np.float64), 2, 1) + np.asarray(layer.bias, np.float64)
     np.testing.assert_allclose(y, expected, atol=1e-5)
-    assert same is layer
-    assert Conv2d(3, 4, 3, key=KEY, use_bias=False).bias is None
+    assert jax.tree.structure(same) == jax.tree.structure(layer)
+    assert Conv2d(3, 4, 3, key=KEY, initializer=waves, use_bias=False).bias is None
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     window=st.tuples(st.integers(1, 4), st.integers(1, 4)),
@@ -179,8 +171,8 @@ def test_pooling(size, window, stride, padding):
         ],
         axis=1,
     )
-    largest, _ = MaxPool2d(window, stride=stride, padding=padding)(jnp.asarray(x))
-    mean, _ = AveragePool2d(window, stride=stride, padding=padding)(jnp.asarray(x))
+    pools = [pool(window, stride=stride, padding=padding) for pool in (MaxPool2d, AveragePool2d)]
+    largest, mean = jax.jit(lambda x: [pool(x)[0] for pool in pools])(x)
     np.testing.assert_array_equal(largest, np.nanmax(cells, axis=3))
     np.testing.assert_allclose(mean, np.nanmean(cells, axis=3), rtol=1e-5)
 
@@ -233,8 +225,8 @@ def test_bad_arguments(arguments, message):
         Conv2d(**({"in_channels": 3, "out_channels": 4, "kernel": 3, "key": KEY} | arguments))
 
 
-def test_bad_inputs():
-    layer = Conv2d(3, 4, 3, key=KEY, padding=Padding.VALID)
+def test_bad_inputs(waves):
+    layer = Conv2d(3, 4, 3, key=KEY, padding=Padding.VALID, initializer=waves)
     with pytest.raises(ValueError, match="Conv2d was made with in_channels=3"):
         layer(jnp.zeros((1, 5, 5, 2)))
     with pytest.raises(ValueError, match=r"Conv2d expects \(batch, height, width, channels\)"):
