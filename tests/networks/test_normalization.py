@@ -124,7 +124,7 @@ def test_batch_norm_does_not_train_on_one_value():
 LAYERS = [LayerNorm(4), GroupNorm(4, 1), GroupNorm(4, 2), BatchNorm(4)]
 
 
-@pytest.mark.parametrize("layer", LAYERS, ids=repr)
+@pytest.mark.parametrize("layer", LAYERS, ids=["layer", "group1", "group2", "batch"])
 @pytest.mark.parametrize("value", [0.1, -1e6])
 def test_constant_inputs_give_the_bias_and_finite_gradients(layer, value):
     layer = randomised(layer)
