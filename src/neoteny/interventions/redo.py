@@ -170,9 +170,9 @@ def _with_layers(layer: Layer, masks: list) -> Layer:
 
 def _kernel_axes(layer: object, stage: str) -> tuple[int, int]:
     """(input axis, output axis) of the layer's one kernel."""
-    held = list(map(_is_kernel, jax.tree.leaves(layer)))
-    direct = jax.tree.leaves(layer, is_leaf=lambda node: isinstance(node, eqx.Module) and node is not layer)
-    if sum(held) != 1 or len(direct) != len(held) or any(isinstance(node, eqx.Module) for node in direct):
+    inner = jax.tree.leaves(layer, is_leaf=lambda node: isinstance(node, eqx.Module) and node is not layer)
+    nested = any(isinstance(node, eqx.Module) and _has_kernel(node) for node in inner)
+    if nested or sum(map(_is_kernel, jax.tree.leaves(layer))) != 1:
         raise ValueError(
             f"redo cannot tell which weights belong to a unit of stage {stage!r}: its {type(layer).__name__} "
             "holds several kernels or layers; name stages to recycle in that neither have one nor feed one"

@@ -208,14 +208,17 @@ def _measure(
         return _train(fit, network, states, shift + sine)
 
     initial, final = jax.vmap(lane)(sines)
-    # a is constant over inputs, so the variance is the sines'; theirs is finite even if the network is not.
+    # a is constant over inputs, so the variance is that of the sines, finite even if the network is not.
     variance = jnp.mean(jnp.var(sines, axis=1), axis=-1)
     kept = jnp.isfinite(final)
     final = jnp.mean(jnp.where(kept, final, variance))
+    # Mean and difference may be fused into one multiply-add: of equal numbers that leaves a rounding.
+    origin = final if reference is None else reference
+    rise = jnp.where(final == origin, 0, final - origin)
     return Plasticity(
         initial=jnp.mean(jnp.where(jnp.isfinite(initial), initial, variance)),
         final=final,
-        rise=jnp.zeros_like(final) if reference is None else final - reference,
+        rise=rise,
         baseline=jnp.mean(variance),
         diverged=jnp.mean(~kept, dtype=final.dtype),
     )
