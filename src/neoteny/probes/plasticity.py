@@ -168,6 +168,29 @@ def view_plasticity(
     }
 
 
+def view_regret(
+    view: View,
+    batch: Batch,
+    key: PRNGKeyArray,
+    *,
+    targets: int = 10,
+    steps: int = 2000,
+    batch_size: int | None = None,
+) -> dict[str, Float[Array, ""]]:
+    """`regret` on the batch's inputs, recorded at the place of the whole."""
+    measured = regret(
+        view.network,
+        view.maker,
+        batch.inputs,
+        view.optimizer,
+        key=key,
+        targets=targets,
+        steps=steps,
+        batch_size=batch_size,
+    )
+    return {"": measured}
+
+
 class _Fit(NamedTuple):
     """How a copy is trained."""
 

@@ -124,6 +124,9 @@ PRESETS = {
     "paper": "width 1024, batch 512, 30 tasks of 3,000 steps (90,000 in all), for a GPU",
 }
 
+DEFAULT, TUNED = (0.999, 0.0), (0.9, 1e-3)
+"""(adam_b2, adam_eps_root) of Adam as it comes, and as the paper tunes it."""
+
 OPTIMIZERS = {"adam_b2": (0.999, 0.9), "adam_eps_root": (0.0, 1e-3)}
 """The 2 x 2 factorial of the paper's two changes to Adam; the first of each is the default."""
 
@@ -168,8 +171,10 @@ def source(config: Config) -> Minibatch:
     return Minibatch(config.batch)
 
 
-def case1_axes(preset: str) -> dict:
-    """Four Adam settings, every seed."""
+def case1_axes(preset: str) -> dict | list[dict]:
+    """Four Adam settings, every seed; only the default and the tuned one where that is dear."""
+    if preset == "quick_full":
+        return [{**SIZES[preset], "adam_b2": (b2,), "adam_eps_root": (root,)} for b2, root in (DEFAULT, TUNED)]
     return {**SIZES[preset], **OPTIMIZERS}
 
 
@@ -184,9 +189,6 @@ remedies = Experiment("remedies", Config, remedies_axes, stream, learner, script
 
 
 # Claims -----------------------------------------------------------------------------------------------------------
-
-DEFAULT, TUNED = (0.999, 0.0), (0.9, 1e-3)
-"""(adam_b2, adam_eps_root) of Adam as it comes, and as the paper tunes it."""
 
 SETTINGS = {
     (0.999, 0.0): "default Adam",
@@ -429,18 +431,25 @@ FIGURES = (
 
 
 def summary(frame: pl.DataFrame) -> tuple[str, ...]:
-    """What was measured, in a sentence for each Adam setting."""
-    parts = []
+    """What was measured, in a sentence for each Adam setting, and what the claims alone would hide."""
+    told, starts = [], {}
     for setting, name in SETTINGS.items():
         accuracy = _accuracy(frame, setting)
         dead = _by_task(frame, setting, "dead_units", "all")
         if accuracy is None or dead is None:
             continue
-        third = accuracy.shape[1] // 3
-        first, last = float(np.nanmean(accuracy[:, :third])), float(np.nanmean(accuracy[:, -third:]))
-        parts.append(f"{name}: {first:.0f} % of labels fitted in the first third of tasks, {last:.0f} % in the last, "
-                     f"{100 * float(np.nanmean(dead[:, -1])):.0f} % of units dead at the end")  # fmt: skip
-    return (". ".join(parts) + ".",) if parts else ()
+        first = starts[setting] = float(np.nanmean(accuracy[:, : accuracy.shape[1] // 3]))
+        told.append(
+            f"{name[0].upper()}{name[1:]}: {first:.0f} % of labels fitted in the first third of tasks, "
+            f"{float(np.nanmean(_last_third(accuracy))):.0f} % in the last, "
+            f"{100 * float(np.nanmean(dead[:, -1])):.0f} % of units dead at the end."
+        )
+    if DEFAULT in starts and TUNED in starts and starts[TUNED] < 0.5 * starts[DEFAULT]:
+        told.append(
+            "Mind the level: tuned Adam is stable here, but fits far fewer labels than default Adam does at first. With "
+            "eps_root = 1e-3 inside the root, updates are small once gradients are, so a budget this short is not enough for it."
+        )
+    return tuple(told)
 
 
 STUDY = Study(

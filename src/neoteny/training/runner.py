@@ -231,7 +231,7 @@ class Runner:
         """The same from what a `Save` of networks kept."""
         learner = jax.eval_shape(self.programs.init, self.lanes).learner
         dynamic, static = _split_shapes(learner.networks)
-        leaves = [saved[path] for path in paths_of(learner.networks)]
+        leaves = [jax.numpy.asarray(saved[path]) for path in paths_of(learner.networks)]
         networks = eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
         return self._view_network(eqx.tree_at(lambda s: s.networks, learner, networks))
 
