@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import io
 import os
-import signal
 import sys
-from collections.abc import Sequence
+import typing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from neoteny.errors import UsageError
 
@@ -30,59 +32,104 @@ def _parse(options_type: type, arguments: Sequence[str], prog: str, description:
     """Arguments as this dataclass; a UsageError of one line for what does not fit."""
     import tyro
 
-    flags = {f"--{item.name.replace('_', '-')}" for item in dataclasses.fields(options_type)} | {"--help", "-h"}
-    for argument in arguments:
-        name = argument.split("=")[0].replace("_", "-")
-        if name.startswith("--") and name not in flags:
-            near = difflib.get_close_matches(name, flags, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
-            raise UsageError(f"unknown option {argument.split('=')[0]}; {hint}`{prog} --help` lists them")
+    options = {f"--{item.name.replace('_', '-')}": item for item in dataclasses.fields(options_type)}
     if "--help" in arguments or "-h" in arguments:
-        return tyro.cli(options_type, args=list(arguments), prog=prog, description=description)
-    try:
-        return tyro.cli(options_type, args=list(arguments), prog=prog, description=description, console_outputs=False)
-    except SystemExit as error:
-        raise UsageError(f"could not read `{' '.join(arguments)}`; `{prog} --help` says what each option takes") from error
+        return tyro.cli(options_type, args=["--help"], prog=prog, description=description)
+    help_hint = f"`{prog} --help` lists the options"
+    groups: dict[str, list[str]] = {}
+    for argument in arguments:
+        if argument.startswith("--"):
+            name, equals, value = argument.partition("=")
+            option = name.replace("_", "-")
+            if option not in options:
+                near = difflib.get_close_matches(option, options, n=1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise UsageError(f"unknown option {name}; {hint}{help_hint}")
+            if option in groups:
+                raise UsageError(f"{option} is given twice; give it once, with all its values after it")
+            groups[option] = [value] if equals else []
+        elif not groups:
+            raise UsageError(f"unexpected {argument!r} before the first option; {help_hint}")
+        else:
+            groups[option].append(argument)
+    values: dict[str, Any] = {}
+    for option, texts in groups.items():
+        item = options[option]
+        try:
+            with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+                parsed = tyro.cli(options_type, args=[option, *texts], console_outputs=False)
+        except SystemExit as error:
+            given = f"not `{' '.join(texts)}`" if texts else "and none is given"
+            raise UsageError(f"{option} takes {_spelt(item.type)}, {given}") from error
+        values[item.name] = getattr(parsed, item.name)
+        if not texts and values[item.name] == ():
+            raise UsageError(f"{option} takes {_spelt(item.type)}, and none is given")
+    return options_type(**values)
 
 
-def _axis_type(field_type: Any) -> Any:
-    return tuple[field_type, ...] | None
+_SPELT = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("True or False", "True or False"),
+    str: ("a name", "names"),
+    Path: ("a path", "paths"),
+}
+
+
+def _spelt(kind: Any) -> str:
+    """What an option of this type takes, in words."""
+    if typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+    many = typing.get_origin(kind) is tuple
+    if many:
+        kind = typing.get_args(kind)[0]
+    if kind is bool and not many:
+        return "no value"
+    if typing.get_origin(kind) is Literal:
+        return f"{'one or more' if many else 'one'} of {', '.join(map(str, typing.get_args(kind)))}"
+    named = [k for k in (typing.get_args(kind) or (kind,)) if k in _SPELT]
+    if not named:
+        return "a value"
+    return f"one or more {_SPELT[named[0]][1]}" if many else _SPELT[named[0]][0]
 
 
 def _run_options(study: Any) -> type:
-    """The options of `run` and `plan` for this study: the fixed ones, and one for each field of its experiments."""
+    """The options of `run` and `plan` for this study: the fixed ones, and its experiments' fields."""
     import tyro
 
     from neoteny.lab import configs
     from neoteny.lab.execute import COMMIT_SECONDS
     from neoteny.lab.plan import LANES_PER_PACK
 
-    declared: list[tuple[str, Any, Any]] = []
+    options: dict[str, tuple[str, Any, Any]] = {}
 
     def option(name: str, kind: Any, default: Any, text: str) -> None:
-        declared.append((name, Annotated[kind, tyro.conf.arg(help=text)], dataclasses.field(default=default)))
+        annotated = Annotated[kind, tyro.conf.arg(help=text)]
+        options.setdefault(name, (name, annotated, dataclasses.field(default=default)))
 
     presets = "; ".join(f"{name}: {text}" for name, text in study.presets.items())
+    experiments = ", ".join(experiment.name for experiment in study.experiments)
     option("preset", str, "quick", presets)
-    option("experiment", tuple[str, ...], (), f"of {', '.join(e.name for e in study.experiments)}; all if none is named")
+    option("experiment", tuple[str, ...], (), f"of {experiments}; all if none is named")
     option("out", Path | None, None, "where results go; results/STUDY-PRESET if not given")
     option("seeds", int | None, None, "seeds 0 to N-1")
     option("lanes", int, LANES_PER_PACK, "runs stepped together at most")
-    option("workers", int, 1, "processes, one pack each, each on its share of the cores")
+    option(
+        "workers",
+        int | None,
+        None,
+        "processes, one pack each, each on its share of the cores; 1 if not given",
+    )
     option("commit_seconds", float, COMMIT_SECONDS, "commit at least this often; 0 commits after every chunk")
     option("allow_drift", bool, False, "go on although the machine or jax differ from the last commit")
     option("accept_code", bool, False, "go on although sources changed; the report will say so")
-    fixed = {name for name, _, _ in declared}
     for experiment in study.experiments:
         for field in configs.fields(experiment.config).values():
+            text = f"default {field.default}" + (" (lanes)" if field.lane else "")
             if field.name == "seed":
-                option_name, text = "seed", "seeds, named one by one"
-            else:
-                option_name, text = field.name, f"default {field.default}" + (" (lanes)" if field.lane else "")
-            if option_name not in fixed:
-                option(option_name, _axis_type(field.type), None, text)
-                fixed.add(option_name)
-    return dataclasses.make_dataclass("Options", declared, frozen=True)
+                text = "seeds, named one by one"
+            option(field.name, tuple[field.type, ...], (), text)
+    return dataclasses.make_dataclass("Options", list(options.values()), frozen=True)
 
 
 def _request(study: Any, options: Any):
@@ -93,16 +140,14 @@ def _request(study: Any, options: Any):
     for experiment in study.experiments:
         for name in configs.fields(experiment.config):
             values = getattr(options, name)
-            if values is not None:
-                overrides[name] = tuple(values)
+            if values:
+                overrides[name] = values
     if options.seeds is not None:
         if options.seeds < 1:
             raise UsageError(f"--seeds must be at least 1, not {options.seeds}")
         if "seed" in overrides:
             raise UsageError("give either --seeds N or --seed VALUES, not both")
         overrides["seed"] = tuple(range(options.seeds))
-    if options.workers < 1:
-        raise UsageError(f"--workers must be at least 1, not {options.workers}")
     return Request(study.name, options.preset, tuple(options.experiment), overrides, options.lanes)
 
 
@@ -143,25 +188,46 @@ def _plan(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     study, options = _study_argument("run", arguments)
+    from neoteny.lab.execute import prepare
     from neoteny.lab.plan import Plan, extend_plan, make_plan
-    from neoteny.lab.store import Store
+    from neoteny.lab.store import Store, locked
 
     request = _request(study, options)
     store = Store(options.out or Path("results") / f"{study.name}-{options.preset}")
+    how = _how(options)
+    if store.is_foreign():
+        raise UsageError(
+            f"{store.directory} exists and is no result directory of neoteny; give another --out"
+        )
     if store.plan_path.exists():
-        content = store.plan()
-        plan = extend_plan(Plan.from_json(content, study), study, request)
-    elif store.directory.exists() and (not store.directory.is_dir() or any(store.directory.iterdir())):
-        raise UsageError(f"{store.directory} exists and is no result directory of neoteny; give another --out")
-    else:
-        plan = make_plan(study, request)
-    return _execute(store, plan, study, _options(options), options.workers)
+        with locked(store.directory):
+            content = store.plan()
+            plan = extend_plan(Plan.from_json(content, study), study, request)
+            workers = _workers(options.workers, content)
+            return _execute(store, plan, study, how, workers, prepare(store, plan, study, how, workers))
+    plan, workers = make_plan(study, request), _workers(options.workers, {})
+    # Everything that can be wrong comes out here, before anything is written.
+    updates = prepare(store, plan, study, how, workers)
+    with locked(store.directory):
+        if store.plan_path.exists():
+            raise UsageError(
+                f"another process just began a run in {store.directory}; run this again to extend it"
+            )
+        return _execute(store, plan, study, how, workers, updates)
 
 
-def _options(given: Any):
+def _workers(asked: int | None, content: Mapping[str, Any]) -> int:
+    """Processes to use: as asked, else as before."""
+    if asked is not None and asked < 1:
+        raise UsageError(f"--workers must be at least 1, not {asked}")
+    return content.get("workers", 1) if asked is None else asked
+
+
+def _how(given: Any):
+    """How packs are run, from the options of `run` or `resume`."""
     from neoteny.lab.execute import Options
 
-    if given.commit_seconds < 0:
+    if not given.commit_seconds >= 0:
         raise UsageError(f"--commit-seconds must not be negative, not {given.commit_seconds}")
     return Options(given.commit_seconds, given.allow_drift, given.accept_code)
 
@@ -177,60 +243,67 @@ class _ResumeOptions:
 def _resume(arguments: Sequence[str]) -> int:
     directory, rest = _directory_argument("resume", arguments)
     options = _parse(_ResumeOptions, rest, "neoteny resume DIR", "Go on where a run stopped.")
+    from neoteny.lab.execute import prepare
     from neoteny.lab.plan import Plan
-    from neoteny.lab.store import Store
+    from neoteny.lab.store import Store, locked
     from neoteny.studies import load_study
 
     store = Store(directory)
-    content = store.plan()
-    study = load_study(_from_plan(content, store, "study"))
-    plan = Plan.from_json(content, study)
-    workers = options.workers or content.get("workers", 1)
-    return _execute(store, plan, study, _options(options), workers)
+    how = _how(options)
+    store.plan()  # before the lock, which would make a directory that is not there
+    with locked(store.directory):
+        content = store.plan()
+        study = load_study(content["study"])
+        plan, workers = Plan.from_json(content, study), _workers(options.workers, content)
+        return _execute(store, plan, study, how, workers, prepare(store, plan, study, how, workers))
 
 
-def _from_plan(content: Any, store: Any, name: str) -> Any:
-    if not isinstance(content, dict) or name not in content:
-        raise UsageError(f"{store.plan_path} is damaged (no {name}); restore it, or start again in another directory")
-    return content[name]
-
-
-def _execute(store: Any, plan: Any, study: Any, options: Any, workers: int) -> int:
+def _execute(store: Any, plan: Any, study: Any, options: Any, workers: int, updates: dict[str, int]) -> int:
+    """Run the packs in `updates`, in a directory that is locked, and report; returns the exit code."""
     from neoteny.lab import execute
     from neoteny.lab.progress import shown
-    from neoteny.report.assemble import write_report
-
     from neoteny.training.compilations import use_compilation_cache
 
     use_compilation_cache()
-    packs = execute.unfinished(store, plan)
-    execute.check_resumable(store, plan, study, options)
-    updates = {}
-    for pack in packs:
-        # Everything a configuration can get wrong comes out here, before anything is written.
-        updates[pack.name] = execute.make_runner(study, plan, pack).plan().updates * len(pack.runs)
+    packs = [pack for pack in plan.packs if pack.name in updates]
     content = {**plan.to_json(), "workers": workers}
     if not store.plan_path.exists() or store.plan() != content:
         store.write_plan(content)
     try:
         with shown(updates) as take:
-            if workers > 1 and len(packs) > 1:
+            if workers > 1:
                 statuses = execute.run_in_pool(store, plan, study, packs, options, take, workers)
             else:
                 statuses = execute.run_in_process(store, plan, study, packs, options, take)
+        _write_report(store.directory, study)
     except execute.Interrupted as interrupted:
-        print(f"stopped; everything so far is kept. Go on with: neoteny resume {store.directory}", file=sys.stderr)
-        return 128 + interrupted.signum if interrupted.signum == signal.SIGTERM else 130
-    except UsageError as error:
-        print(f"neoteny: {error}", file=sys.stderr)
+        print(f"stopped; all is kept. Go on with: neoteny resume {store.directory}", file=sys.stderr)
+        return 128 + interrupted.signum
+    except BrokenPipeError:
+        raise
+    except (UsageError, OSError) as error:
+        _complain(error)
         return 1
-    path, summary = write_report(store.directory, study)
-    print(summary)
-    print(f"report: {path}")
     failed = statuses.count("failed")
     if failed:
-        print(f"{failed} pack(s) failed; the report shows why. Try again with: neoteny resume {store.directory}", file=sys.stderr)
+        print(
+            f"neoteny: {failed} of {len(plan.packs)} packs failed; the report shows why. "
+            f"Try again with: neoteny resume {store.directory}",
+            file=sys.stderr,
+        )
     return 1 if failed else 0
+
+
+def _write_report(directory: Path, study: Any) -> None:
+    from neoteny.report.assemble import write_report
+
+    path, summary = write_report(directory, study)
+    print(summary)
+    print(f"report: {path}")
+
+
+def _complain(error: Exception) -> None:
+    print(f"neoteny: {error}", file=sys.stderr)
 
 
 def _status(arguments: Sequence[str]) -> int:
@@ -246,13 +319,9 @@ def _report(arguments: Sequence[str]) -> int:
     directory, rest = _directory_argument("report", arguments)
     _no_more("report", rest)
     from neoteny.lab.store import Store
-    from neoteny.report.assemble import write_report
     from neoteny.studies import load_study
 
-    store = Store(directory)
-    path, summary = write_report(directory, load_study(_from_plan(store.plan(), store, "study")))
-    print(summary)
-    print(f"report: {path}")
+    _write_report(directory, load_study(Store(directory).plan()["study"]))
     return 0
 
 
@@ -298,13 +367,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise UsageError(f"unknown command {given[0]!r}; {hint}the commands are {', '.join(COMMANDS)}")
         return command(given[1:])
-    except UsageError as error:
-        print(f"neoteny: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:
         # Whoever read our output (a pager, head) has gone.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (UsageError, OSError) as error:
+        # OSError: a path that may not be read, a full disk; its text names the file.
+        _complain(error)
+        return 2
     except KeyboardInterrupt:
         return 130
 

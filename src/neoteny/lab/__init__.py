@@ -1,1 +1,1 @@
-"""The lab: between packs. Configurations, plan, store, resume, executors. JAX is met by the executors only."""
+"""The lab: between packs. Configurations, plan, store, resume, executors. Only executors meet JAX."""

@@ -1,7 +1,7 @@
 """Configurations: frozen dataclasses whose fields are axes. Their content names the run.
 
-A field annotated `Lane[float]` or `Lane[int]` may differ between the lanes of one compiled program; any other field is part
-of the program's structure.
+A field annotated `Lane[float]` or `Lane[int]` may differ between the lanes of one compiled program; any other
+field is part of the program's structure.
 """
 
 from __future__ import annotations
@@ -51,7 +51,9 @@ def fields(config_type: type) -> dict[str, Field]:
         lane = typing.get_origin(hint) is Annotated and LANE in typing.get_args(hint)[1:]
         plain = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
         if lane and plain not in (int, float):
-            raise TypeError(f"{config_type.__name__}.{item.name}: only int and float fields can be lanes, not {plain}")
+            raise TypeError(
+                f"{config_type.__name__}.{item.name}: only int and float fields can be lanes, not {plain}"
+            )
         result[item.name] = Field(item.name, plain, lane, item.default)
     return result
 
@@ -61,16 +63,26 @@ def lane_names(config_type: type) -> tuple[str, ...]:
     return tuple(name for name, field in fields(config_type).items() if field.lane)
 
 
+_INT32 = 2**31 - 1
+
+
 def coerce(field: Field, value: Any) -> Any:
     """`value` as the field's type (an int for a float field becomes a float); UsageError if it is none."""
     if field.type is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        value = float(value)
     if field.type is int and not (isinstance(value, int) and not isinstance(value, bool)):
         raise UsageError(f"{field.name}: expected a whole number, not {value!r}")
     if field.type in (float, str, bool) and not isinstance(value, field.type):
         raise UsageError(f"{field.name}: expected {field.type.__name__}, not {value!r}")
     if typing.get_origin(field.type) is typing.Literal and value not in typing.get_args(field.type):
-        raise UsageError(f"{field.name}: {value!r} is not one of {', '.join(map(str, typing.get_args(field.type)))}")
+        known = ", ".join(map(str, typing.get_args(field.type)))
+        raise UsageError(f"{field.name}: {value!r} is not one of {known}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{field.name} must be finite, not {value}")
+    # Lane fields are int32 and float32 inside the program.
+    limit = _INT32 if field.type is int else float(np.finfo(np.float32).max)
+    if field.lane and not (isinstance(value, int | float) and -limit <= value <= limit):
+        raise UsageError(f"{field.name}: {value} is too large; at most {limit:g} fits")
     return value
 
 
@@ -83,13 +95,17 @@ def product(config_type: type, axes: Mapping[str, Sequence[Any]]) -> list[Any]:
         if len(values) == 0:
             raise UsageError(f"{name}: an axis needs at least one value")
     columns = [[coerce(known[name], value) for value in values] for name, values in axes.items()]
-    configs = []
-    for combination in itertools.product(*columns):
-        try:
-            configs.append(config_type(**dict(zip(axes, combination, strict=True))))
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-    return configs
+    return [
+        _make(config_type, dict(zip(axes, combination, strict=True)))
+        for combination in itertools.product(*columns)
+    ]
+
+
+def _make(config_type: type, values: Mapping[str, Any]) -> Any:
+    try:
+        return config_type(**values)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def to_json(value: Any) -> Any:
@@ -109,7 +125,9 @@ def to_json(value: Any) -> Any:
         raise UsageError(f"a configuration value must be finite, not {value}")
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise UsageError(f"a configuration value must be a number, text, tuple or frozen dataclass, not {type(value).__name__}")
+    raise UsageError(
+        f"a configuration value must be a number, text, tuple or frozen dataclass, not {type(value).__name__}"
+    )
 
 
 def config_to_json(config: Any) -> dict[str, Any]:
@@ -122,9 +140,11 @@ def config_from_json(config_type: type, content: Mapping[str, Any]) -> Any:
     known = fields(config_type)
     if set(content) != set(known):
         differing = sorted(set(content) ^ set(known))
-        raise UsageError(f"the stored configuration and {config_type.__name__} differ in the fields {', '.join(differing)}")
+        raise UsageError(
+            f"the stored configuration and {config_type.__name__} differ in the fields {', '.join(differing)}"
+        )
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
-    return config_type(**{name: coerce(known[name], value) for name, value in values.items()})
+    return _make(config_type, {name: coerce(known[name], value) for name, value in values.items()})
 
 
 def canonical(content: Any) -> str:
@@ -149,7 +169,7 @@ def structure(config: Any) -> dict[str, Any]:
 
 
 def _build(config_type: type, values: Mapping[str, Any]) -> Any:
-    """An instance with these attributes, past `__init__` and its checks, which cannot judge traced numbers."""
+    """An instance with these attributes, past `__init__`, whose checks cannot judge traced numbers."""
     instance = object.__new__(config_type)
     for name, value in values.items():
         object.__setattr__(instance, name, value)
@@ -157,21 +177,23 @@ def _build(config_type: type, values: Mapping[str, Any]) -> Any:
 
 
 def host_view(config: Any) -> Any:
-    """The configuration as streams and scripts see it: lane fields are not there, and reading one says why."""
+    """The configuration as streams and scripts see it: reading a lane field raises and says why."""
     config_type = type(config)
     lanes = lane_names(config_type)
 
     def absent(name: str) -> property:
         def read(_: Any) -> Any:
             raise AttributeError(
-                f"{name} is a Lane field: it differs between the lanes of one program, so streams and scripts cannot "
-                f"depend on it; annotate it without Lane[...] if they must"
+                f"{name} is a Lane field: it differs between the lanes of one program, so streams and "
+                f"scripts cannot depend on it; annotate it without Lane[...] if they must"
             )
 
         return property(read)
 
     view_type = type(config_type.__name__, (config_type,), {name: absent(name) for name in lanes})
-    values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.name not in lanes}
+    values = {
+        item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.name not in lanes
+    }
     return _build(view_type, values)
 
 

@@ -14,12 +14,12 @@ import polars as pl
 from neoteny.errors import UsageError
 from neoteny.lab import configs
 from neoteny.lab.configs import Lane
-from neoteny.lab.execute import Options, Progress, check_resumable, make_runner, run_in_process, unfinished
+from neoteny.lab.execute import Options, Progress, make_runner, prepare, run_in_process
 from neoteny.lab.plan import Plan, Request, extend_plan, make_plan
 from neoteny.lab.progress import shown
 from neoteny.lab.records import SCHEMA, Record, to_table
 from neoteny.lab.results import join_records, load
-from neoteny.lab.store import Store
+from neoteny.lab.store import Store, locked
 from neoteny.lab.study import Experiment, Study
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ class Result:
     def plot(self, metric: str, *, split: str | None = None) -> Figure:
         """Mean over seeds with a 95 % band: training metrics against updates, others against the task.
 
-        A metric measured at several places (stages) gets a line for each; evaluated on earlier tasks, a line for each task.
+        A metric measured at several places (stages) gets a line for each; evaluated on earlier tasks, a line
+        for each task.
         """
         from neoteny.report.figures import curves
 
@@ -127,12 +128,14 @@ def run(
     samples: int | None = 2_048,
     out: Path | str | None = None,
 ) -> Result:
-    """Train `learner` on every task of `stream` in turn and measure at the end of each; all seeds in one program.
+    """Train `learner` on every task of `stream` in turn and measure at the end of each; all seeds in one
+    program.
 
-    seeds: how many (0 to n-1), or which. steps: updates on each task, of batches of `batch_size`. probes: functions of
-    `neoteny.probes`, measurements, or functions of features (n, d). evaluate: the splits scored at the end of a task, those of
-    all tasks seen so far if `seen_tasks`. samples: rows a probe looks at (None: all). out: a directory to keep results in, where
-    an interrupted run goes on; in memory if None. UsageError for what cannot be run.
+    seeds: how many (0 to n-1), or which. steps: updates on each task, of batches of `batch_size`. probes:
+    functions of `neoteny.probes`, measurements, or functions of features (n, d). evaluate: the splits scored
+    at the end of a task, those of all tasks seen so far if `seen_tasks`. samples: rows a probe looks at
+    (None: all). out: a directory to keep results in, where an interrupted run goes on; in memory if None.
+    UsageError for what cannot be run.
     """
     from neoteny.learners.learner import Learner as LearnerType
     from neoteny.tasks.sources import Minibatch
@@ -141,7 +144,9 @@ def run(
     from neoteny.training.runner import Runner
 
     if not isinstance(learner, LearnerType):
-        raise TypeError(f"run needs a learner, such as neoteny.learners.supervised(...), not {type(learner).__name__}")
+        raise TypeError(
+            f"run needs a learner, such as neoteny.learners.supervised(...), not {type(learner).__name__}"
+        )
     if stream.length is None:
         raise UsageError("the stream has no end; cut it first: stream.take(20)")
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
@@ -160,7 +165,13 @@ def run(
 
     def experiment(axes: dict[str, tuple]) -> Experiment:
         return Experiment(
-            "run", Config, lambda _: axes, lambda _: stream, lambda _: learner, script, lambda _: Minibatch(batch_size)
+            "run",
+            Config,
+            lambda _: axes,
+            lambda _: stream,
+            lambda _: learner,
+            script,
+            lambda _: Minibatch(batch_size),
         )
 
     use_compilation_cache()
@@ -187,30 +198,44 @@ def _in_memory(study: Study, plan: Plan, seeds: tuple[int, ...]) -> Result:
         for tick in runner.ticks():
             records.extend(tick.records)
             done = runner.updates_before * len(pack.runs)
-            take(Progress(pack.name, done, total, tick.compile_seconds, "finished" if runner.finished else "running"))
-    runs = {name: {"experiment": "run", "config": configs.config_to_json(run.config)} for name, run in plan.runs.items()}
+            take(
+                Progress(
+                    pack.name, done, total, tick.compile_seconds, "finished" if runner.finished else "running"
+                )
+            )
+    runs = {
+        name: {"experiment": "run", "config": configs.config_to_json(run.config)}
+        for name, run in plan.runs.items()
+    }
     frame = _tidy(join_records(to_table(records, SCHEMA), runs))
     networks = runner.networks()
     return Result(frame, {seed: (networks, lane) for lane, seed in enumerate(seeds)})
 
 
 def _in_directory(study: Study, request: Request, store: Store, seeds: tuple[int, ...]) -> Result:
+    if store.is_foreign():
+        raise UsageError(f"{store.directory} exists and is no result directory of neoteny; give another out")
     plan = make_plan(study, request)
-    if store.plan_path.exists():
-        plan = extend_plan(Plan.from_json(store.plan(), study), study, request)
-    packs = unfinished(store, plan)
-    check_resumable(store, plan, study, Options())
-    runners = {pack.name: make_runner(study, plan, pack) for pack in plan.packs}
-    store.write_plan(plan.to_json())
-    with shown({pack.name: runners[pack.name].plan().updates * len(pack.runs) for pack in packs}) as take:
-        statuses = run_in_process(store, plan, study, packs, Options(), take)
+    if not store.plan_path.exists():
+        prepare(store, plan, study, Options())  # what is wrong comes out before anything is written
+    with locked(store.directory):
+        if store.plan_path.exists():
+            plan = extend_plan(Plan.from_json(store.plan(), study), study, request)
+        updates = prepare(store, plan, study, Options())
+        packs = [pack for pack in plan.packs if pack.name in updates]
+        store.write_plan(plan.to_json())
+        with shown(updates) as take:
+            statuses = run_in_process(store, plan, study, packs, Options(), take)
     for pack, status in zip(packs, statuses, strict=True):
-        if status == "failed":
-            raise RuntimeError(store.pack(pack.name).manifest().traceback)
+        manifest = store.pack(pack.name).manifest()
+        if status == "failed" and manifest is not None:
+            raise RuntimeError(manifest.traceback)
     found: dict[int, tuple[Any, int]] = {}
     for pack in plan.packs:
         pack_store = store.pack(pack.name)
-        networks = runners[pack.name].networks_from(pack_store.arrays(pack_store.manifest(), _FINAL))
+        manifest = pack_store.manifest()
+        assert manifest is not None, "every pack is finished here"
+        networks = make_runner(study, plan, pack).networks_from(pack_store.arrays(manifest, _FINAL))
         found.update({plan.runs[name].config.seed: (networks, lane) for lane, name in enumerate(pack.runs)})
     return Result(_tidy(load(store.directory)), {seed: found[seed] for seed in seeds})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from neoteny.lab.execute import make_runner
+from neoteny.lab.fingerprint import devices
 from neoteny.lab.plan import Plan
 from neoteny.lab.progress import spell_seconds
 from neoteny.lab.study import Study
@@ -12,7 +13,8 @@ from neoteny.lab.throughput import recall
 
 
 def describe(study: Study, plan: Plan) -> str:
-    """The plan as text: runs, packs, events, updates, bytes, FLOPs, and the time if this machine's throughput is known."""
+    """The plan as text: runs, packs, events, bytes, FLOPs, and the time if this machine's speed is known."""
+    devices()
     lines = [f"{study.name}, preset {plan.request.preset}: {len(plan.runs)} runs in {len(plan.packs)} packs"]
     total_flops, total_seconds, known = 0.0, 0.0, True
     for pack in plan.packs:
@@ -26,10 +28,11 @@ def describe(study: Study, plan: Plan) -> str:
         total_seconds += flops / rate if rate else 0.0
         time = f"about {spell_seconds(flops / rate)}" if rate else "time unknown until it ran here once"
         lines.append(
-            f"  {pack.name}  {pack.experiment:<12} {len(pack.runs)} runs, {runner.plan().updates:,} updates each; "
-            f"state {runner.state_bytes() / 1e6:,.0f} MB; {flops / 1e12:,.2f} TFLOP of training; {time}"
+            f"  {pack.name}  {pack.experiment:<12} {len(pack.runs)} runs, "
+            f"{runner.plan().updates:,} updates each; state {runner.state_bytes() / 1e6:,.1f} MB; "
+            f"{flops / 1e12:,.3f} TFLOP of training; {time}"
         )
         lines.append(f"      {len(runner.script)} events: {events}")
     time = f", about {spell_seconds(total_seconds)}" if known else ""
-    lines.append(f"in all {total_flops / 1e12:,.2f} TFLOP of training{time}")
+    lines.append(f"in all {total_flops / 1e12:,.3f} TFLOP of training{time}")
     return "\n".join(lines)

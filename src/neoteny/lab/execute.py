@@ -1,4 +1,4 @@
-"""Executors: run the packs of a plan in this process, or one pack a process. The only file of this room that meets JAX."""
+"""Executors: run the packs of a plan here, or one pack a process. Nothing else between packs meets JAX."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from neoteny.errors import UsageError
+from neoteny.lab.fingerprint import available_cores, changed_files, code_fingerprint, machine
 from neoteny.lab.plan import Pack, Plan
 from neoteny.lab.records import Record, Timing
-from neoteny.lab.store import Manifest, Store, StoreError
+from neoteny.lab.store import Manifest, PackStore, Store, StoreError, discard, locked
 from neoteny.lab.study import Study
+
+if TYPE_CHECKING:
+    from neoteny.training.runner import Runner, Tick
 
 COMMIT_SECONDS = 60.0
 """A commit at least this often, while there is progress to keep."""
@@ -30,8 +38,8 @@ COMMIT_SHARE = 0.02
 class Options:
     """How packs are run; none of it changes a result.
 
-    commit_seconds: longest time between commits. allow_drift, accept_code: go on although machine or sources differ from those
-    of the last commit; both are kept in the manifest and shown in the report.
+    commit_seconds: longest time between commits. allow_drift, accept_code: go on although machine or sources
+    differ from those of the last commit; both are kept in the manifest and shown in the report.
     """
 
     commit_seconds: float = COMMIT_SECONDS
@@ -69,7 +77,10 @@ class StopFlag:
 
     @contextmanager
     def installed(self) -> Iterator[StopFlag]:
-        """With the handlers in place."""
+        """With the handlers in place; outside the main thread, where Python allows none, without."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
         before = {s: signal.signal(s, self._note) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield self
@@ -83,7 +94,7 @@ class StopFlag:
             raise Interrupted(self.signum)
 
 
-def make_runner(study: Study, plan: Plan, pack: Pack):
+def make_runner(study: Study, plan: Plan, pack: Pack) -> Runner:
     """The runner of a pack, nothing computed yet; UsageError for what the configuration makes impossible."""
     from neoteny.training.runner import Runner
 
@@ -98,171 +109,319 @@ def make_runner(study: Study, plan: Plan, pack: Pack):
         raise UsageError(f"{study.name}/{experiment.name}: {message}") from error
 
 
-def check_resumable(store: Store, plan: Plan, study: Study, options: Options) -> None:
-    """UsageError if a pack was computed by other sources or on another machine and that was not accepted."""
-    from neoteny.lab.fingerprint import changed_files, code_fingerprint, machine
+def worker_cores(workers: int) -> list[list[int]]:
+    """The cores of each worker of a pool: equal shares, so that a pack finds as many wherever it runs.
 
-    manifests = [(pack, store.pack(pack.name).manifest()) for pack in plan.packs]
-    if all(manifest is not None and manifest.status == "finished" for _, manifest in manifests):
-        return
-    here = machine()
-    for pack, manifest in manifests:
-        if manifest is None:
+    Empty lists where there is but one worker, or where the system pins no process.
+    """
+    cores = available_cores()
+    if workers == 1 or not cores:
+        return [[] for _ in range(workers)]
+    share = max(1, len(cores) // workers)
+    return [[cores[(slot * share + i) % len(cores)] for i in range(share)] for slot in range(workers)]
+
+
+def prepare(store: Store, plan: Plan, study: Study, options: Options, workers: int = 1) -> dict[str, int]:
+    """The packs that are not finished, and how many lane-updates each will take; nothing is written.
+
+    UsageError for all that can be seen beforehand: a configuration that cannot be run, damaged files, other
+    data, and sources or a machine other than those of the last commit, where that was not accepted.
+    """
+    manifests = {pack.name: store.pack(pack.name).manifest() for pack in plan.packs}
+    for name, manifest in manifests.items():
+        if manifest is not None:
+            store.pack(name).verify(manifest)
+    waiting = [pack for pack in plan.packs if not _is_finished(manifests[pack.name])]
+    if not waiting:
+        return {}
+    here = machine(len(worker_cores(workers)[0]))
+    for pack in plan.packs:
+        manifest = manifests[pack.name]
+        if manifest is None or manifest.state is None:
             continue
         changed = changed_files(manifest.code, code_fingerprint(study.experiment(pack.experiment)))
         if changed and not options.accept_code:
             raise UsageError(
                 f"the sources changed since {store.directory} was begun: {', '.join(changed)}; "
-                "use another --out, or go on with --accept-code (the report will say so)"
+                f"use another --out, or go on with --accept-code (the report will say so)"
             )
-        drift = [name for name in here if manifest.machine.get(name) != here[name]]
+        drift = _drift(manifest, here)
         if drift and manifest.status != "finished" and not options.allow_drift:
-            what = ", ".join(f"{name} was {manifest.machine.get(name)}, is {here[name]}" for name in drift)
-            raise UsageError(f"the machine differs from the one {store.directory} was begun on: {what}; go on with --allow-drift")
+            raise UsageError(
+                f"the machine differs from the one {store.directory} was begun on: {'; '.join(drift)}; "
+                f"go on with --allow-drift (the report will say so)"
+            )
+    return {pack.name: _updates(store, study, plan, pack, manifests[pack.name]) for pack in waiting}
 
 
-def _opening_manifest(store: Store, pack: Pack, study: Study, runner, options: Options) -> Manifest:
-    """The manifest to go on from: the stored one, brought up to date with what was accepted, or a first one."""
-    from neoteny.lab.fingerprint import changed_files, code_fingerprint, machine
+def _is_finished(manifest: Manifest | None) -> bool:
+    return manifest is not None and manifest.status == "finished"
 
-    code, here, data = code_fingerprint(study.experiment(pack.experiment)), machine(), runner.data_sets()
+
+def _drift(manifest: Manifest, here: Mapping[str, object]) -> list[str]:
+    """What differs between the machine of the last commit and this one."""
+    return [
+        f"{name} was {manifest.machine.get(name)}, is {value}"
+        for name, value in here.items()
+        if manifest.machine.get(name) != value
+    ]
+
+
+def _updates(store: Store, study: Study, plan: Plan, pack: Pack, manifest: Manifest | None) -> int:
+    """Lane-updates of a pack, 0 if its code raises: it will fail as a pack, and the others will run."""
+    try:
+        runner = make_runner(study, plan, pack)
+    except UsageError:
+        raise
+    except Exception:
+        return 0
+    if manifest is not None and manifest.state is not None and dict(manifest.data) != runner.data_sets():
+        data = runner.data_sets()
+        names = sorted(n for n in {*manifest.data, *data} if manifest.data.get(n) != data.get(n))
+        raise UsageError(
+            f"the data differ from those {store.directory} was begun with: {', '.join(names)}; "
+            f"restore them, or use another --out"
+        )
+    return runner.plan().updates * len(pack.runs)
+
+
+def _opening_manifest(store: Store, plan: Plan, pack: Pack, study: Study, options: Options) -> Manifest:
+    """The manifest to go on from: a first one, or the last commit's with what was accepted."""
+    code, here = code_fingerprint(study.experiment(pack.experiment)), machine()
     stored = store.pack(pack.name).manifest()
-    if stored is None:
-        return Manifest(pack.name, 0, "running", (0, 0), machine=here, code=code, data=data)
-    if dict(stored.data) != data:
-        names = [name for name in {*stored.data, *data} if stored.data.get(name) != data.get(name)]
-        raise UsageError(f"the data differ from those {store.directory} was begun with: {', '.join(sorted(names))}")
+    if stored is None or stored.state is None:
+        number = 0 if stored is None else stored.commit
+        first = Manifest(pack.name, number, "running", (0, 0), machine=here, code=code)
+        return replace(first, accepted=_accepted_elsewhere(store, plan, pack, first))
     accepted = list(stored.accepted)
-    changed = changed_files(stored.code, code)
+    changed, drift = changed_files(stored.code, code), _drift(stored, here)
     if changed and options.accept_code:
-        accepted.append(f"sources changed before commit {stored.commit + 1}: {', '.join(changed)}")
-    drift = [name for name in here if stored.machine.get(name) != here[name]]
+        accepted.append(
+            f"pack {pack.name}: sources changed before commit {stored.commit + 1}: {', '.join(changed)}"
+        )
     if drift and options.allow_drift:
-        accepted.append(f"machine changed before commit {stored.commit + 1}: {', '.join(drift)}")
+        accepted.append(
+            f"pack {pack.name}: machine changed before commit {stored.commit + 1}: {'; '.join(drift)}"
+        )
     return replace(stored, accepted=tuple(accepted), code=code, machine=here, traceback=None)
 
 
-def run_pack(
-    store: Store, plan: Plan, pack: Pack, study: Study, options: Options, stop: StopFlag, report: Callable[[Progress], None]
-) -> str:
-    """Run a pack from its last commit to its end; returns its status. A failure is committed with its traceback."""
-    from neoteny.training.runner import Cursor
+def _accepted_elsewhere(store: Store, plan: Plan, pack: Pack, first: Manifest) -> tuple[str, ...]:
+    """Notes where a pack begins with other sources than packs of its experiment that have been computed."""
+    notes = []
+    for other in plan.packs:
+        stored = store.pack(other.name).manifest()
+        if other.experiment == pack.experiment and stored is not None and stored.state is not None:
+            changed = changed_files(stored.code, first.code)
+            if changed:
+                notes.append(f"pack {pack.name}: other sources than pack {other.name}: {', '.join(changed)}")
+    return tuple(notes)
 
-    pack_store = store.pack(pack.name)
-    runner = make_runner(study, plan, pack)
-    manifest = _opening_manifest(store, pack, study, runner, options)
-    total = runner.plan().updates * len(pack.runs)
-    if manifest.state is not None:
-        cursor = Cursor(*manifest.cursor)
-        try:
-            runner.restore(cursor, pack_store.state(manifest))
-        except (ValueError, KeyError) as error:
-            raise StoreError(f"{pack_store.directory / manifest.state.path} does not fit: {error.args[0]}") from error
-    records: list[Record] = []
-    timings: list[Timing] = []
-    saves: dict = {}
-    compile_seconds = 0.0
 
-    def commit(status: str) -> float:
-        nonlocal manifest
-        start = time.perf_counter()
-        manifest = pack_store.commit(
-            manifest,
-            status=status,
-            cursor=tuple(runner.cursor),
-            state=runner.arrays(),
-            records=records,
-            timings=timings,
-            saves=saves,
-        )
-        records.clear(), timings.clear(), saves.clear()
-        cost = time.perf_counter() - start
-        timings.append(Timing(pack.name, runner.cursor.event, "commit", 0, cost, 0, 0.0))
-        return cost
+class _Journal:
+    """What a pack gave since its last commit, and the commits."""
 
-    report(Progress(pack.name, runner.updates_before * len(pack.runs), total, 0.0))
-    last_commit, cost = time.perf_counter(), 0.0
-    try:
-        for tick in runner.ticks():
-            records.extend(tick.records)
-            saves.update(tick.saves)
-            timings.append(
-                Timing(pack.name, tick.event, tick.kind, tick.updates, tick.seconds, tick.compilations, tick.compile_seconds)
+    def __init__(self, pack: Pack, store: PackStore, manifest: Manifest):
+        self.manifest = manifest
+        self.compile_seconds = 0.0
+        self._pack, self._store = pack, store
+        self._records: list[Record] = []
+        self._timings: list[Timing] = []
+        self._saves: dict = {}
+
+    def take(self, tick: Tick) -> None:
+        """Keep what a tick gave for the next commit."""
+        self._records.extend(tick.records)
+        self._saves.update(tick.saves)
+        self._timings.append(
+            Timing(
+                self._pack.name,
+                tick.event,
+                tick.kind,
+                tick.updates,
+                tick.seconds,
+                tick.compilations,
+                tick.compile_seconds,
             )
-            compile_seconds += tick.compile_seconds
-            report(Progress(pack.name, runner.updates_before * len(pack.runs), total, compile_seconds))
-            since = time.perf_counter() - last_commit
-            at_event_end = runner.cursor.done == 0 and since * COMMIT_SHARE >= cost and since >= min(1.0, options.commit_seconds)
-            if runner.finished or stop.signum is not None or since >= options.commit_seconds or at_event_end:
-                cost = commit("finished" if runner.finished else "running")
-                last_commit = time.perf_counter()
-            stop.raise_if_set()
-    except (StoreError, Interrupted):
-        raise
-    except Exception:
-        # Whatever a study's code raises ends its pack only: it is kept, shown in the report, and makes the exit code 1.
-        pack_store.commit(
-            manifest,
+        )
+        self.compile_seconds += tick.compile_seconds
+
+    def commit(self, runner: Runner) -> float:
+        """Commit everything up to where the runner is; returns the seconds it took."""
+        start = time.perf_counter()
+        self.manifest = self._store.commit(
+            replace(self.manifest, data=runner.data_sets()),
+            status="finished" if runner.finished else "running",
+            cursor=(runner.cursor.event, runner.cursor.done),
+            state=runner.arrays(),
+            records=self._records,
+            timings=self._timings,
+            saves=self._saves,
+        )
+        seconds = time.perf_counter() - start
+        self._records, self._saves = [], {}
+        self._timings = [Timing(self._pack.name, runner.cursor.event, "commit", 0, seconds, 0, 0.0)]
+        return seconds
+
+    def fail(self, error_text: str) -> None:
+        """Note that the pack failed; its last commit stays what it goes on from."""
+        self._store.commit(
+            self.manifest,
             status="failed",
-            cursor=manifest.cursor,
+            cursor=self.manifest.cursor,
             state=None,
             records=(),
             timings=(),
             saves={},
-            traceback=traceback.format_exc(),
+            traceback=error_text,
         )
-        report(Progress(pack.name, runner.updates_before * len(pack.runs), total, compile_seconds, "failed"))
-        return "failed"
-    report(Progress(pack.name, total, total, compile_seconds, "finished"))
-    _remember_throughput(study, pack, runner, store)
-    return "finished"
 
 
-def _remember_throughput(study: Study, pack: Pack, runner, store: Store) -> None:
+def run_pack(
+    store: Store,
+    plan: Plan,
+    pack: Pack,
+    study: Study,
+    options: Options,
+    stop: StopFlag,
+    report: Callable[[Progress], None],
+) -> str:
+    """Run a pack from its last commit to its end; returns its status. A failure keeps its traceback."""
+    # The directory is locked already; but a pool process may have outlived the one that locked it.
+    with locked(store.pack(pack.name).directory):
+        journal = _Journal(pack, store.pack(pack.name), _opening_manifest(store, plan, pack, study, options))
+        try:
+            runner = make_runner(study, plan, pack)
+            _fold(runner, journal, store.pack(pack.name), pack, options, stop, report)
+        except (StoreError, Interrupted):
+            raise
+        except Exception:
+            # Whatever a study's code raises ends its own pack only.
+            journal.fail(traceback.format_exc())
+            report(Progress(pack.name, 0, 0, journal.compile_seconds, "failed"))
+            return "failed"
+        _remember_throughput(study, pack, runner, store)
+        return "finished"
+
+
+def _fold(
+    runner: Runner,
+    journal: _Journal,
+    pack_store: PackStore,
+    pack: Pack,
+    options: Options,
+    stop: StopFlag,
+    report: Callable[[Progress], None],
+) -> None:
+    """Restore the runner, take it to the end of its script, and commit now and then."""
+    from neoteny.training.runner import Cursor
+
+    total = runner.plan().updates * len(pack.runs)
+
+    def tell() -> None:
+        done = total if runner.finished else runner.updates_before * len(pack.runs)
+        status = "finished" if runner.finished else "running"
+        report(Progress(pack.name, done, total, journal.compile_seconds, status))
+
+    if journal.manifest.state is not None:
+        try:
+            runner.restore(Cursor(*journal.manifest.cursor), pack_store.state(journal.manifest))
+        except (ValueError, KeyError) as error:
+            path = pack_store.directory / journal.manifest.state.path
+            raise StoreError(
+                f"{path} does not fit: {error.args[0]}; {discard(pack_store.directory)}"
+            ) from error
+    if not runner.finished:
+        tell()
+    last_commit, cost = time.perf_counter(), 0.0
+    for tick in runner.ticks():
+        journal.take(tick)
+        since = time.perf_counter() - last_commit
+        at_event_end = (
+            runner.cursor.done == 0
+            and since * COMMIT_SHARE >= cost
+            and since >= min(1.0, options.commit_seconds)
+        )
+        if runner.finished or stop.signum is not None or since >= options.commit_seconds or at_event_end:
+            cost = journal.commit(runner)
+            last_commit = time.perf_counter()
+        tell()
+        stop.raise_if_set()
+
+
+def _remember_throughput(study: Study, pack: Pack, runner: Runner, store: Store) -> None:
     from neoteny.lab.throughput import remember
 
-    timings = store.pack(pack.name).timings(store.pack(pack.name).manifest())
-    seconds = sum(timings["seconds"].to_pylist())
+    manifest = store.pack(pack.name).manifest()
+    assert manifest is not None, "a finished pack has a commit"
+    seconds = sum(store.pack(pack.name).timings(manifest)["seconds"].to_pylist())
     if seconds > 0:
         remember(study.name, pack.experiment, float(runner.ledger.train[: len(pack.runs)].sum()) / seconds)
 
 
-def unfinished(store: Store, plan: Plan) -> list[Pack]:
-    """The packs that are not finished, in order."""
-    packs = []
-    for pack in plan.packs:
-        manifest = store.pack(pack.name).manifest()
-        if manifest is None or manifest.status != "finished":
-            packs.append(pack)
-    return packs
-
-
 def run_in_process(
-    store: Store, plan: Plan, study: Study, packs: Sequence[Pack], options: Options, report: Callable[[Progress], None]
+    store: Store,
+    plan: Plan,
+    study: Study,
+    packs: Sequence[Pack],
+    options: Options,
+    report: Callable[[Progress], None],
 ) -> list[str]:
     """Run packs one after another here; returns their statuses."""
+    statuses = []
     with StopFlag().installed() as stop:
-        return [run_pack(store, plan, pack, study, options, stop, report) for pack in packs]
+        for pack in packs:
+            statuses.append(run_pack(store, plan, pack, study, options, stop, report))
+            stop.raise_if_set()
+    return statuses
 
 
-def _worker(core_share, directory: str, study_name: str, content: dict, pack: Pack, options: Options, messages) -> None:
+def _worker(
+    cores: list[int],
+    directory: str,
+    study_name: str,
+    content: dict,
+    pack: Pack,
+    options: Options,
+    messages: multiprocessing.Queue,
+) -> None:
     """A pool process: pin to its cores before JAX starts its threads, then run one pack."""
-    if core_share and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, core_share)
+    if cores:
+        os.sched_setaffinity(0, cores)
     from neoteny.studies import load_study
     from neoteny.training.compilations import use_compilation_cache
 
     use_compilation_cache()
+    parent = multiprocessing.parent_process()
+    with StopFlag().installed() as stop:
+
+        def report(progress: Progress) -> None:
+            if parent is not None and not parent.is_alive():
+                stop.signum = signal.SIGTERM  # nobody waits for this pack any more
+            messages.put(progress)
+
+        try:
+            study = load_study(study_name)
+            plan = Plan.from_json(content, study)
+            status = run_pack(Store(Path(directory)), plan, pack, study, options, stop, report)
+            messages.put((pack.name, status, ""))
+        except Interrupted as interrupted:
+            messages.put((pack.name, "interrupted", str(interrupted.signum)))
+        except UsageError as error:
+            messages.put((pack.name, "error", str(error)))
+
+
+@contextmanager
+def _sigint_blocked() -> Iterator[None]:
+    """Processes started here never see Ctrl-C of the terminal: their parent tells them to stop."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        study = load_study(study_name)
-        plan = Plan.from_json(content, study)
-        with StopFlag().installed() as stop:
-            status = run_pack(Store(Path(directory)), plan, pack, study, options, stop, messages.put)
-        messages.put((pack.name, status, ""))
-    except Interrupted as interrupted:
-        messages.put((pack.name, "interrupted", str(interrupted.signum)))
-    except UsageError as error:
-        messages.put((pack.name, "error", str(error)))
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def run_in_pool(
@@ -277,9 +436,9 @@ def run_in_pool(
     """Run packs in `workers` processes, one pack a process, each pinned to its share of the cores."""
     context = multiprocessing.get_context("spawn")
     messages = context.Queue()
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    shares = [cores[i::workers] for i in range(workers)]
-    waiting, running, free = list(packs), {}, list(range(workers))
+    shares = worker_cores(workers)
+    waiting, free = list(packs), list(range(workers))
+    running: dict[str, tuple[BaseProcess, int]] = {}
     statuses: dict[str, str] = {}
     errors: list[str] = []
     content = plan.to_json()
@@ -291,12 +450,12 @@ def run_in_pool(
                     target=_worker,
                     args=(shares[slot], str(store.directory), study.name, content, pack, options, messages),
                 )
-                process.start()
+                with _sigint_blocked():
+                    process.start()
                 running[pack.name] = (process, slot)
             if stop.signum is not None:
                 for process, _ in running.values():
-                    if process.is_alive():
-                        os.kill(process.pid, signal.SIGTERM)
+                    process.terminate()
             try:
                 message = messages.get(timeout=0.2)
             except queue.Empty:
@@ -316,9 +475,15 @@ def run_in_pool(
             statuses[name] = status
             if status == "error":
                 errors.append(detail)
-            elif status == "died":
-                errors.append(f"the process of pack {name} died with exit code {detail}; resume to go on from its last commit")
+            elif status in ("died", "interrupted"):
+                how = (
+                    f"died with exit code {detail}" if status == "died" else f"was stopped by signal {detail}"
+                )
+                errors.append(
+                    f"the process of pack {name} {how}; go on from its last commit with: "
+                    f"neoteny resume {store.directory}"
+                )
         stop.raise_if_set()
     if errors:
         raise StoreError(errors[0])
-    return [statuses[pack.name] for pack in packs if pack.name in statuses]
+    return [statuses[pack.name] for pack in packs]

@@ -6,25 +6,42 @@ import hashlib
 import inspect
 import os
 import platform
+import sys
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+from neoteny.errors import UsageError
 from neoteny.lab.study import Experiment
 
 _ROOMS = ("networks", "tasks", "learners", "regularizers", "interventions", "probes", "training")
 
 
 def code_fingerprint(experiment: Experiment) -> dict[str, str]:
-    """File -> hash of its source, for the library's computing rooms and the file the experiment is written in."""
+    """File -> hash of its source: the library's computing rooms, and the files the experiment is in."""
     package = Path(__file__).resolve().parent.parent
-    files = {str(p.relative_to(package)): p for room in _ROOMS for p in sorted((package / room).rglob("*.py"))}
-    for function in (experiment.config, experiment.stream, experiment.learner, experiment.script):
-        source = inspect.getsourcefile(function)
-        if source is not None:
-            path = Path(source).resolve()
-            inside = path.is_relative_to(package)
-            files[str(path.relative_to(package)) if inside else path.name] = path
+    files = {
+        str(path.relative_to(package)): path
+        for room in _ROOMS
+        for path in sorted((package / room).rglob("*.py"))
+    }
+    parts = (experiment.config, experiment.stream, experiment.learner, experiment.script, experiment.source)
+    for path in {_source_file(part) for part in parts if part is not None} - {None}:
+        assert path is not None
+        inside = path.is_relative_to(package)
+        files[str(path.relative_to(package)) if inside else path.name] = path
     return {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in sorted(files.items())}
+
+
+def _source_file(part: object) -> Path | None:
+    """The file of a function or class; None for one typed at a prompt or made by `functools.partial`."""
+    try:
+        source = inspect.getsourcefile(part)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        return None
+    path = None if source is None else Path(source).resolve()
+    return path if path is not None and path.is_file() else None
 
 
 def changed_files(stored: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
@@ -42,17 +59,37 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def machine() -> dict[str, object]:
-    """What bitwise repetition depends on: versions, platform, processor type and thread count."""
-    import jax
-    import jaxlib
+def available_cores() -> list[int]:
+    """The cores this process may use; empty where the system does not say."""
+    return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
 
-    device = jax.devices()[0]
+
+def devices() -> list[Any]:
+    """JAX's devices; UsageError if the platform that was asked for cannot be used."""
+    import jax
+
+    try:
+        return jax.devices()
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        raise UsageError(
+            f"JAX finds no device: {first}; check JAX_PLATFORMS, and the driver and jaxlib of it"
+        ) from error
+
+
+def machine(cores: int = 0) -> dict[str, object]:
+    """What bitwise repetition depends on: versions, platform, processor type and thread count.
+
+    cores: threads of the processes that will compute, if not those of this one (0).
+    """
+    import jax
+
+    device = devices()[0]
     return {
         "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": metadata.version("jaxlib"),
         "platform": device.platform,
         "device": device.device_kind if device.platform != "cpu" else _processor(),
         "machine": platform.machine(),
-        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": cores or len(available_cores()) or os.cpu_count(),
     }

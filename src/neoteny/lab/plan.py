@@ -1,4 +1,4 @@
-"""The plan of a study: which runs there are and which pack holds which. Written before anything is computed, never recomputed."""
+"""The plan of a study: its runs, and which pack holds which. Written before anything is computed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ LANES_PER_PACK = 32
 class Request:
     """What a person asked for.
 
-    overrides: field -> values that replace the axis of that name in every experiment that has it. lanes: runs of a pack at
-    most. pad: a pack has at least this many lanes, dummies included.
+    overrides: field -> values that replace the axis of that name in every experiment that has it. lanes: runs
+    of a pack at most. pad: a pack has at least this many lanes, dummies included.
     """
 
     study: str
@@ -76,16 +76,19 @@ class Plan:
                 for name, run in self.runs.items()
             },
             "packs": [
-                {"name": pack.name, "experiment": pack.experiment, "runs": list(pack.runs), "lanes": pack.lanes}
+                {
+                    "name": pack.name,
+                    "experiment": pack.experiment,
+                    "runs": list(pack.runs),
+                    "lanes": pack.lanes,
+                }
                 for pack in self.packs
             ],
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], study: Study) -> Plan:
-        """The plan that `to_json` wrote, for the study as it is now."""
-        if content.get("format") != FORMAT:
-            raise UsageError(f"plan.json has format {content.get('format')}; this version of neoteny reads format {FORMAT}")
+        """The plan that `to_json` wrote; UsageError if the study has changed so that it cannot run it."""
         request = Request(
             content["study"],
             content["preset"],
@@ -94,11 +97,13 @@ class Plan:
             content["lanes"],
             content["pad"],
         )
-        runs = {
-            name: Run(name, run["experiment"], configs.config_from_json(_experiment(study, run["experiment"]).config, run["config"]))
-            for name, run in content["runs"].items()
-        }
-        packs = tuple(Pack(p["name"], p["experiment"], tuple(p["runs"]), p["lanes"]) for p in content["packs"])
+        runs = {}
+        for name, run in content["runs"].items():
+            config_type = _experiment(study, run["experiment"]).config
+            runs[name] = Run(name, run["experiment"], configs.config_from_json(config_type, run["config"]))
+        packs = tuple(
+            Pack(p["name"], p["experiment"], tuple(p["runs"]), p["lanes"]) for p in content["packs"]
+        )
         return cls(request, runs, packs)
 
 
@@ -113,7 +118,9 @@ def resolve(study: Study, request: Request) -> dict[str, Run]:
     """The runs a request asks for, by name, in the order of the axes."""
     chosen = [_experiment(study, name) for name in request.experiments] or list(study.experiments)
     if request.preset not in study.presets:
-        raise UsageError(f"study {study.name!r} has no preset {request.preset!r}; it has {', '.join(study.presets)}")
+        raise UsageError(
+            f"study {study.name!r} has no preset {request.preset!r}; it has {', '.join(study.presets)}"
+        )
     known = {name for experiment in chosen for name in configs.fields(experiment.config)}
     for name in request.overrides:
         if name not in known:
@@ -139,7 +146,7 @@ def _packs(runs: Sequence[Run], lanes: int, pad: int) -> list[Pack]:
         groups.setdefault(place, []).append(run)
     packs = []
     for members in groups.values():
-        # Equal shares: 40 runs with at most 32 lanes make two packs of 20, which share their programs' shapes.
+        # Equal shares: 40 runs with at most 32 lanes make two packs of 20, which share programs.
         count = -(-len(members) // lanes)
         share = -(-len(members) // count)
         for start in range(0, len(members), share):
@@ -160,7 +167,8 @@ def make_plan(study: Study, request: Request) -> Plan:
 def extend_plan(plan: Plan, study: Study, request: Request) -> Plan:
     """`plan` with packs added for the runs that are new in `request`; the old packs stay as they are.
 
-    UsageError if the request leaves out runs the plan has: that is another configuration, and belongs in another directory.
+    UsageError if the request leaves out runs the plan has: that is another configuration, and belongs in
+    another directory.
     """
     if (plan.request.study, plan.request.preset) != (request.study, request.preset):
         raise UsageError(
@@ -170,7 +178,9 @@ def extend_plan(plan: Plan, study: Study, request: Request) -> Plan:
     runs = resolve(study, request)
     missing = [run for name, run in plan.runs.items() if name not in runs]
     if missing:
-        raise UsageError(f"this directory holds another configuration ({_difference(plan.runs, runs)}); give another --out")
+        raise UsageError(
+            f"this directory holds another configuration ({_difference(plan.runs, runs)}); give another --out"
+        )
     new = [run for name, run in runs.items() if name not in plan.runs]
     if not new:
         return plan

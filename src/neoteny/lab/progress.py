@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from neoteny.lab.execute import Progress
@@ -54,7 +54,7 @@ class _Totals:
 
 
 @contextmanager
-def shown(totals: dict[str, int]) -> Iterator[Callable[[Progress], None]]:
+def shown(totals: Mapping[str, int]) -> Iterator[Callable[[Progress], None]]:
     """Show progress while the block runs; totals: pack -> lane-updates it will take."""
     state = _Totals(dict(totals))
     if sys.stderr.isatty():
@@ -63,7 +63,7 @@ def shown(totals: dict[str, int]) -> Iterator[Callable[[Progress], None]]:
         return
     last = time.perf_counter()
 
-    def take(progress: Progress) -> None:
+    def tell(progress: Progress) -> None:
         nonlocal last
         state.take(progress)
         line, now = state.line(), time.perf_counter()
@@ -71,7 +71,7 @@ def shown(totals: dict[str, int]) -> Iterator[Callable[[Progress], None]]:
             print(f"pack {state.finished}/{len(state.totals)} done: {line}", file=sys.stderr, flush=True)
             last = now
 
-    yield take
+    yield tell
 
 
 @contextmanager
@@ -80,7 +80,12 @@ def _bar(state: _Totals) -> Iterator[Callable[[Progress], None]]:
     from rich.progress import BarColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as Bar
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[line]}"),
+    )
     with Bar(*columns, console=Console(stderr=True)) as bar:
         shown_task = bar.add_task("compiling", total=sum(state.totals.values()), line="")
 

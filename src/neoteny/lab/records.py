@@ -1,4 +1,4 @@
-"""Records: one long-format row a measurement. They are the only truth; everything shown is computed from them."""
+"""Records: one long-format row a measurement. All that is shown is computed from them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pyarrow as pa
 class Record(NamedTuple):
     """One measurement.
 
-    run: the run's name. branch, trial: empty and 0 outside forks and searches. task, visit: position in the stream and
-    which visit of that task it is. split: empty for training metrics. event: position in the script. step: updates since
-    the run began. env_steps: environment steps. place: stage or other place measured, empty for the whole. flops_*: the
-    lane's cumulative floating-point operations by account at that moment.
+    run: the run's name. branch, trial: empty and 0 outside forks and searches. task, visit: position in the
+    stream and which visit of that task it is. split: empty for training metrics. event: position in the
+    script. step: updates since the run began. env_steps: environment steps. place: stage or other place
+    measured, empty for the whole. flops_*: the lane's cumulative floating-point operations by account at that
+    moment.
     """
 
     run: str
@@ -54,7 +55,7 @@ TIMING_SCHEMA = pa.schema(
 
 
 class Timing(NamedTuple):
-    """One stretch of work: `updates` lane-updates of an event and the seconds it took, compilation included."""
+    """One stretch of work: `updates` lane-updates of an event and its seconds, compilation included."""
 
     pack: str
     event: int
@@ -68,4 +69,6 @@ class Timing(NamedTuple):
 def to_table(rows: Sequence[tuple], schema: pa.Schema) -> pa.Table:
     """Rows as an Arrow table of this schema."""
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(schema)
-    return pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema)
+    return pa.table(
+        [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema=schema
+    )

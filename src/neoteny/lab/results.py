@@ -1,4 +1,4 @@
-"""Reading a result directory: one frame of all records with the configuration's fields as columns. Needs no JAX."""
+"""Reading a result directory: all records in one frame, with configuration columns. Needs no JAX."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from neoteny.lab.store import Manifest, Store
 class Results:
     """What a result directory holds.
 
-    plan: content of plan.json. manifests: pack -> its last commit, None if it has none. records: all records joined with
-    configuration columns. timings: wall-clock by pack and event.
+    plan: content of plan.json. manifests: pack -> its last commit, None if it has none. records: all records
+    joined with configuration columns. timings: wall-clock by pack and event.
     """
 
     plan: Mapping[str, Any]
@@ -31,12 +31,12 @@ class Results:
 
 
 def _scalar(value: Any) -> Any:
-    """A configuration value fit for a column: numbers, text and truth values as they are, the rest as canonical JSON."""
+    """A value fit for a column: numbers, text and truth values as they are, the rest as canonical JSON."""
     return value if value is None or isinstance(value, bool | int | float | str) else canonical(value)
 
 
 def config_frame(runs: Mapping[str, Mapping[str, Any]]) -> pl.DataFrame:
-    """One row a run: `run`, `experiment`, and every field. A field named like a record's column gets the prefix `config_`."""
+    """One row a run: `run`, `experiment`, and every field; `config_NAME` where NAME is a record's column."""
     rows = []
     for name, run in runs.items():
         values = {
@@ -85,7 +85,7 @@ def arrays(directory: Path | str, metric: str) -> dict[str, dict[str, np.ndarray
     for pack in store.plan()["packs"]:
         pack_store = store.pack(pack["name"])
         manifest = pack_store.manifest()
-        if manifest is not None and any(entry.path == f"arrays/{metric}.npz" for entry in manifest.arrays):
+        if manifest is not None and metric in pack_store.saves(manifest):
             kept = pack_store.arrays(manifest, metric)
             for lane, run in enumerate(pack["runs"]):
                 found[run] = {path: array[lane] for path, array in kept.items()}

@@ -13,9 +13,8 @@ def describe(directory: Path) -> str:
     plan = store.plan()
     manifests = {pack["name"]: store.pack(pack["name"]).manifest() for pack in plan["packs"]}
     finished = sum(m is not None and m.status == "finished" for m in manifests.values())
-    lines = [
-        f"{plan['study']}, preset {plan['preset']}: {len(plan['runs'])} runs in {len(plan['packs'])} packs, {finished} finished"
-    ]
+    runs, packs = len(plan["runs"]), len(plan["packs"])
+    lines = [f"{plan['study']}, preset {plan['preset']}: {runs} runs in {packs} packs, {finished} finished"]
     for pack in plan["packs"]:
         manifest = manifests[pack["name"]]
         if manifest is None:
@@ -24,7 +23,9 @@ def describe(directory: Path) -> str:
             standing = f"finished, {manifest.commit} commits"
         else:
             event, done = manifest.cursor
-            standing = f"{manifest.status}, at event {event} after {done} updates of it, {manifest.commit} commits"
+            standing = (
+                f"{manifest.status}, at event {event} after {done} updates of it, {manifest.commit} commits"
+            )
         if manifest is not None and manifest.traceback:
             standing += f": {manifest.traceback.strip().splitlines()[-1]}"
         lines.append(f"  {pack['name']}  {pack['experiment']:<12} {len(pack['runs'])} runs  {standing}")

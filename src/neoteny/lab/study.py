@@ -28,9 +28,10 @@ class Experiment:
     """One experiment of a study.
 
     config: a frozen dataclass of fields. axes(preset) -> {field: values}, whose product is the runs, or several such
-    products. stream(config) -> tasks and
-    script(config, tasks) -> events are called once on the host, where Lane fields are not there. learner(config) is called
-    inside the traced program, where Lane fields are traced scalars. source(config) -> how tasks are sampled.
+    products.
+    stream(config) -> tasks and script(config, tasks) -> events are called once on the host, where Lane fields
+    are not there. learner(config) is called inside the traced program, where Lane fields are traced scalars.
+    source(config) -> how tasks are sampled.
     """
 
     name: str
@@ -44,7 +45,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class StudyFigure:
-    """A figure of a study: draw(frame of all records) -> matplotlib figure, or None if its records are not there."""
+    """A figure of a study: draw(frame of all records) -> figure, or None if its records are not there."""
 
     name: str
     title: str
@@ -75,4 +76,5 @@ class Study:
         for item in self.experiments:
             if item.name == name:
                 return item
-        raise KeyError(f"study {self.name!r} has no experiment {name!r}; it has {', '.join(e.name for e in self.experiments)}")
+        names = ", ".join(item.name for item in self.experiments)
+        raise KeyError(f"study {self.name!r} has no experiment {name!r}; it has {names}")

@@ -11,7 +11,7 @@ from neoteny.lab.store import to_json_bytes, write_atomic
 
 
 def cache_directory() -> Path:
-    """Where neoteny keeps what it can make again: NEOTENY_CACHE, or neoteny below the user's cache directory."""
+    """Where neoteny keeps what it can make again: NEOTENY_CACHE, else the user's cache directory."""
     chosen = os.environ.get("NEOTENY_CACHE")
     if chosen:
         return Path(chosen)
@@ -24,13 +24,16 @@ def _path() -> Path:
 
 def _table() -> dict[str, float]:
     try:
-        return json.loads(_path().read_text())
+        table = json.loads(_path().read_bytes())
     except (OSError, ValueError):
         return {}
+    # Damage costs an estimate, nothing more.
+    pairs = table.items() if isinstance(table, dict) else ()
+    return {name: rate for name, rate in pairs if isinstance(rate, float) and rate > 0}
 
 
 def remember(study: str, experiment: str, flops_per_second: float) -> None:
-    """Note the training FLOP/s of a finished pack, everything included. A cache that cannot be written is no failure."""
+    """Note the training FLOP/s of a finished pack; a cache that cannot be written is no failure."""
     table = {**_table(), f"{study}/{experiment}": flops_per_second}
     try:
         write_atomic(_path(), to_json_bytes(table))
