@@ -69,7 +69,7 @@ CASES = (
 
 
 def data(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and int32 labels: noisy class prototypes. 784 pixels are uint8, four fifths of them zero, as in MNIST."""
+    """Inputs and int32 labels: noisy class prototypes; 784 pixels are uint8, mostly zero, as in MNIST."""
     rng = np.random.default_rng(0)
     features, classes = case.sizes[0], case.sizes[-1]
     labels = rng.integers(0, classes, ROWS).astype(np.int32)

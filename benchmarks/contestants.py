@@ -62,7 +62,7 @@ def _serve(connection, build: Callable[..., Contestant], arguments: tuple, cores
 
 
 class Process:
-    """One contestant in `copies` processes that train at the same time, each pinned to its share of the cores."""
+    """One contestant in `copies` processes that train at once, each pinned to its share of the cores."""
 
     def __init__(self, name: str, build: Callable[..., Contestant], *arguments: Any, copies: int = 1):
         self.name, self.copies = name, copies
@@ -124,7 +124,7 @@ def _busy_seconds() -> float:
 
 
 def alternate(contestants: list[Process], *, seconds: float, repeats: int) -> list[float]:
-    """A B C A B C ...: `repeats` blocks of each after one that is dropped; others' share of the CPUs in each round."""
+    """A B C A B C ...: `repeats` blocks of each after one dropped; others' share of the CPUs by round."""
     for contestant in contestants:
         contestant.train(seconds, keep=False)
     others = []

@@ -104,7 +104,7 @@ class Neoteny:
 
 
 class FirstUpdates(NamedTuple):
-    """The last lane's parameters (weight, bias of every layer) before and after; each update's rows and loss."""
+    """The last lane's parameters (weight, bias, ...) before and after; every update's rows and loss."""
 
     before: list[np.ndarray]
     after: list[np.ndarray]
@@ -131,7 +131,7 @@ def first_updates(case: Case, lanes: int, updates: int) -> FirstUpdates:
 
 
 def _rows(case: Case, seed: int, updates: int) -> np.ndarray:
-    """Row numbers of the first minibatches (updates, batch), from data whose targets are their row numbers."""
+    """Row numbers of the first minibatches (updates, batch), from data whose targets are row numbers."""
     inputs, _ = data(case)
     rows = jnp.arange(len(inputs), dtype=jnp.int32)
     task = TaskArrays(jnp.asarray(inputs), rows, rows, jnp.asarray(len(inputs), jnp.int32))
@@ -181,7 +181,7 @@ class Floor:
 
 
 def _repeated(dot: Dot):
-    """A program that computes the product `count` times, each depending on the one before by a single number."""
+    """A program that computes the product `count` times, each depending on the last by a single number."""
     left_axis, right_axis = (0 if dot.role == "weight" else 1), (1 if dot.role == "input" else 0)
 
     def product(left, right):

@@ -35,7 +35,7 @@ NOTES = Path(__file__).with_name("supervised.md")
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
-# What is built in a contestant's own process; each framework is imported there only. --------------------------
+# What is built in a contestant's own process; each framework is imported there only. -----------------------
 
 
 def _neoteny(case: Case, lanes: int):
@@ -92,7 +92,7 @@ def _replay(case: Case, before, rows):
     return replay(case, before, rows)
 
 
-# Measuring ----------------------------------------------------------------------------------------------------
+# Measuring ----------------------------------------------------------------------------------------------
 
 
 def check(case: Case, lanes: int) -> dict[str, Any]:
@@ -177,15 +177,16 @@ def run(case: Case, lanes: int, *, seconds: float, repeats: int, starts: int) ->
     return result
 
 
-# Showing ------------------------------------------------------------------------------------------------------
+# Showing ------------------------------------------------------------------------------------------------
 
 
 def agreement(checked: dict[str, Any]) -> str:
     """What `check` found, in a sentence."""
     return (
-        f"The first {checked['updates']} updates {'agree' if checked['passed'] else 'DO NOT AGREE'} with PyTorch's: "
-        f"loss within {checked['loss_relative_difference']:.1e}, parameters within "
-        f"{checked['parameters_relative_difference']:.1e}; loss {checked['losses'][0]:.3f} to {checked['losses'][1]:.3f}."
+        f"The first {checked['updates']} updates {'agree' if checked['passed'] else 'DO NOT AGREE'} with "
+        f"PyTorch's: loss within {checked['loss_relative_difference']:.1e}, parameters within "
+        f"{checked['parameters_relative_difference']:.1e}; loss {checked['losses'][0]:.3f} to "
+        f"{checked['losses'][1]:.3f}."
     )
 
 
@@ -207,7 +208,8 @@ def _how(entry: dict[str, Any]) -> str:
 def table(result: dict[str, Any]) -> str:
     """One comparison as a Markdown table."""
     lines = [
-        "| contestant | ms an update and lane (quartiles; least) | times neoteny's (quartiles) | GFLOP/s | loss | chosen |",
+        "| contestant | ms an update and lane (quartiles; least) | times neoteny's (quartiles) "
+        "| GFLOP/s | loss | chosen |",
         "|---|---|---|---|---|---|",
     ]
     for name, entry in result["contestants"].items():
