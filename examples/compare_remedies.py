@@ -1,7 +1,8 @@
 """Which remedy keeps a network able to learn?  Four learners on one stream, side by side.
 
-A remedy is part of the network (layer norm), of the loss (a penalty) or of the change of task (an intervention).
-Runs with the same seed share their initial weights, labels and batches, so learners are compared seed by seed.
+A remedy is part of the network (layer norm), of the loss (a penalty) or of the change of task (an
+intervention). Runs with the same seed share their initial weights, labels and batches, so learners are
+compared seed by seed.
 
     python examples/compare_remedies.py
 """
@@ -22,6 +23,7 @@ from neoteny.interventions import Intervention, ShrinkPerturb
 from neoteny.regularizers import L2ToInit
 
 
+# --8<-- [start:before]
 def before_each_task(learner: learners.Learner, intervention: Intervention) -> learners.Learner:
     """The learner with `intervention` applied before every task but the first.
 
@@ -36,6 +38,9 @@ def before_each_task(learner: learners.Learner, intervention: Intervention) -> l
         return eqx.combine(jax.tree.map(lambda old, new: jnp.where(first, old, new), now, changed), static)
 
     return learner._replace(switch=switch)
+
+
+# --8<-- [end:before]
 
 
 def make_learners(width: int) -> dict[str, learners.Learner]:

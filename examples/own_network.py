@@ -1,7 +1,7 @@
 """Does a network of your own stay able to learn when labels change?
 
-An Equinox network, the digits that come with scikit-learn, new random labels for every task, and the plasticity probe
-at the end of each: how well a copy of the network still fits functions it has never seen.
+An Equinox network, the digits that come with scikit-learn, new random labels for every task, and the
+plasticity probe at the end of each: how well a copy of the network still fits functions it has never seen.
 
     python examples/own_network.py
 """

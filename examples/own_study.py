@@ -1,7 +1,7 @@
 """A complete study in one file: does resetting Adam's moments before each task help?
 
-A study is experiments (a configuration, its axes, a stream, a learner, a script), the claims made over their records, and
-figures. This one is small: permuted digits, two learning rates, three seeds.
+A study is experiments (a configuration, its axes, a stream, a learner, a script), the claims made over their
+records, and figures. This one is small: permuted digits, two learning rates, three seeds.
 
     python examples/own_study.py results/own-study
 
@@ -35,7 +35,7 @@ from neoteny.report.assemble import write_report
 from neoteny.tasks import Minibatch, Stream, Task, digits, permuted
 from neoteny.training.events import Evaluate, Event, Intervene, Probe, Switch, Train
 
-# What a run is ----------------------------------------------------------------------------------------------------
+# What a run is ------------------------------------------------------------------------------------
 
 BETWEEN_TASKS = {"none": Nothing(), "reset_optimizer": ResetOptimizer()}
 
@@ -91,7 +91,7 @@ def script(config: Config, tasks: tuple[Task, ...]) -> tuple[Event, ...]:
 permutations = Experiment("permutations", Config, axes, stream, learner, script, lambda _: Minibatch(64))
 
 
-# What is asked of the records -------------------------------------------------------------------------------------
+# What is asked of the records ---------------------------------------------------------------------
 
 
 def _accuracy(frame: pl.DataFrame, between_tasks: str) -> np.ndarray:
@@ -138,7 +138,7 @@ STUDY = Study(
 )
 
 
-# Running it -------------------------------------------------------------------------------------------------------
+# Running it ---------------------------------------------------------------------------------------
 
 
 def run(directory: Path | str, preset: str = "quick") -> str:
