@@ -19,9 +19,7 @@ def _once(contestant: str, case: str, lanes: int, environment: dict[str, str]) -
     """Seconds from starting Python to the end of the first update."""
     command = [sys.executable, str(Path(__file__).resolve()), contestant, case, str(lanes)]
     start = time.perf_counter()
-    with subprocess.Popen(
-        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True
-    ) as child:
+    with subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
         line = child.stdout.readline()
         taken = time.perf_counter() - start

@@ -124,9 +124,7 @@ def first_updates(case: Case, lanes: int, updates: int) -> FirstUpdates:
     next(ticks)
     before, losses = parameters(), []
     while len(losses) < updates:
-        losses += [
-            r.value for r in next(ticks).records if r.metric == "train_loss" and r.run == runner.names[-1]
-        ]
+        losses += [r.value for r in next(ticks).records if r.metric == "train_loss" and r.run == runner.names[-1]]
     return FirstUpdates(before, parameters(), _rows(case, lanes - 1, updates), np.asarray(losses))
 
 
@@ -152,16 +150,12 @@ class Floor:
         self._best: dict[str, float] = {}
         for number, dot in enumerate(case.dots()):
             keys = jax.random.split(jax.random.key(number))
-            left, right = (
-                jax.random.normal(k, (lanes, *s)) for k, s in zip(keys, dot.operands(), strict=True)
-            )
+            left, right = (jax.random.normal(k, (lanes, *s)) for k, s in zip(keys, dot.operands(), strict=True))
             program = _repeated(dot)
             program(left, right, 1).block_until_ready()
             start = time.perf_counter()
             program(left, right, 3).block_until_ready()
-            times = max(
-                1, int(0.01 * 3 / (time.perf_counter() - start))
-            )  # one call lasts about ten milliseconds
+            times = max(1, int(0.01 * 3 / (time.perf_counter() - start)))  # one call lasts about ten milliseconds
             self._programs.append((dot, program, left, right, times))
         self.detail = {"gflops": self._best}
 

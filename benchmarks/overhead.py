@@ -53,9 +53,7 @@ def shares(directory: Path) -> pl.DataFrame:
     if timings.is_empty():
         raise SystemExit(f"{directory} holds no timings yet")
     work = timings.select("kind", "updates", seconds=pl.col("seconds") - pl.col("compile_seconds"))
-    compiling = timings.select(
-        kind=pl.lit("(compilation)"), updates=0 * pl.col("updates"), seconds="compile_seconds"
-    )
+    compiling = timings.select(kind=pl.lit("(compilation)"), updates=0 * pl.col("updates"), seconds="compile_seconds")
     return (
         pl.concat([work, compiling.filter(pl.col("seconds") > 0)])
         .group_by("kind")
@@ -86,9 +84,7 @@ def main() -> None:
     """Print import times, times to the first update, and a directory's shares."""
     parser = argparse.ArgumentParser(description="what a run spends on anything but training")
     parser.add_argument("directory", type=Path, nargs="?", help="a result directory")
-    parser.add_argument(
-        "--starts", type=int, default=5, help="processes started for every figure (default 5)"
-    )
+    parser.add_argument("--starts", type=int, default=5, help="processes started for every figure (default 5)")
     options = parser.parse_args()
     if options.directory:
         show_shares(options.directory)

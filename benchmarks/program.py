@@ -76,9 +76,7 @@ def main() -> None:
     parser.add_argument("case", choices=[case.name for case in CASES])
     parser.add_argument("lanes", type=int)
     parser.add_argument("--hlo", type=Path, help="write the optimised program here")
-    parser.add_argument(
-        "--seconds", type=float, default=1.0, help="of training that are profiled (default 1)"
-    )
+    parser.add_argument("--seconds", type=float, default=1.0, help="of training that are profiled (default 1)")
     options = parser.parse_args()
     case: Case = next(case for case in CASES if case.name == options.case)
     runner = make_runner(case, options.lanes)
@@ -88,9 +86,7 @@ def main() -> None:
     hlo = chunk_hlo(runner)
     if options.hlo:
         options.hlo.write_text(hlo)
-    print(
-        f"{case.title}, {options.lanes} lanes\n\ncopies and transposes of a kilobyte or more, by computation"
-    )
+    print(f"{case.title}, {options.lanes} lanes\n\ncopies and transposes of a kilobyte or more, by computation")
     for computation, what, size, name in moves(hlo):
         print(f"  {size / 1024:>10,.0f} KiB  {what:<9} {name:<40} in {computation[:60]}")
     whole, table = operation_seconds(ticks, options.lanes, options.seconds)

@@ -130,9 +130,7 @@ STUDY = Study(
         ),
     ),
     figures=(
-        StudyFigure(
-            "accuracy", "Test accuracy", "At the end of each task, on its own test images.", _accuracy_by_task
-        ),
+        StudyFigure("accuracy", "Test accuracy", "At the end of each task, on its own test images.", _accuracy_by_task),
     ),
     presets={"smoke": "seconds", "quick": "12 runs, under a minute", "paper": "40 runs of 40,000 updates"},
 )

@@ -23,7 +23,9 @@ LABELS = RNG.integers(0, 3, 120)
 
 def my_net(key):
     one, two = jax.random.split(key)
-    hidden = eqx.nn.Sequential([eqx.nn.Lambda(lambda x: x.ravel()), eqx.nn.Linear(16, 8, key=one), eqx.nn.Lambda(jax.nn.relu)])
+    hidden = eqx.nn.Sequential(
+        [eqx.nn.Lambda(lambda x: x.ravel()), eqx.nn.Linear(16, 8, key=one), eqx.nn.Lambda(jax.nn.relu)]
+    )
     return networks.Network(hidden=hidden, head=eqx.nn.Linear(8, 3, key=two))
 
 
@@ -113,9 +115,13 @@ def test_importing_neoteny_imports_no_extra_and_no_jax():
         "import sys, neoteny; heavy = {'jax', 'torch', 'mlxtend', 'sklearn', 'PIL', 'datasets', 'matplotlib', 'scipy'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )
     code = (
         "import sys, neoteny; neoteny.run, neoteny.tasks, neoteny.probes, neoteny.networks, neoteny.learners;"
         "print(sorted({'torch', 'mlxtend', 'sklearn', 'PIL', 'datasets'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    )

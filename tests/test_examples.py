@@ -76,9 +76,7 @@ def test_before_each_task_leaves_the_first_task_alone(example):
     state = attach(changed.init(key), changed)
 
     def weights(state):
-        return np.concatenate(
-            [np.ravel(x) for x in jax.tree.leaves(eqx.filter(state.networks, eqx.is_inexact_array))]
-        )
+        return np.concatenate([np.ravel(x) for x in jax.tree.leaves(eqx.filter(state.networks, eqx.is_inexact_array))])
 
     first, second = (changed.switch(state, np.int32(task), None, key) for task in (0, 1))
     np.testing.assert_array_equal(weights(first), weights(state))

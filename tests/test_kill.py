@@ -17,10 +17,7 @@ from neoteny.lab.store import Store
 
 KILLS = 10
 
-RUN = (
-    "run plasticity --preset smoke --experiment remedies --remedy redo shrink_perturb --tasks 3 --steps-per-task 600 "
-    "--seeds 2 --adam-b2 0.999 --adam-eps-root 0 --commit-seconds 0"
-).split()
+RUN = ["run", "plasticity", "--preset", "smoke", "--experiment", "remedies", "--remedy", "redo", "shrink_perturb", "--tasks", "3", "--steps-per-task", "600", "--seeds", "2", "--adam-b2", "0.999", "--adam-eps-root", "0", "--commit-seconds", "0"]
 
 
 def start(*arguments: object) -> subprocess.Popen:

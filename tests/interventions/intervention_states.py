@@ -52,11 +52,7 @@ def aged_state(make=maker, optimizer=ADAM, seed=0, frozen=()) -> LearnerState:
         "critic_target": noisy(make(jax.random.key(seed + 100)), seed + 2),
     }
     states = {
-        name: {
-            s: v
-            for s, v in noisy(init_stages(optimizer, networks[name]), seed + 3).items()
-            if s not in frozen
-        }
+        name: {s: v for s, v in noisy(init_stages(optimizer, networks[name]), seed + 3).items() if s not in frozen}
         for name in ("online", "critic")
     }
     followers = (("target", "online"), ("critic_target", "critic"))

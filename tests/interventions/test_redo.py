@@ -96,8 +96,7 @@ def test_moments_of_recycled_entries_are_zero_and_counts_and_others_untouched():
     after = redo(state, KEY, inputs=INPUTS, tau=0.0)
     for moment in ("mu", "nu"):
         old, new = (
-            {name: getattr(s[0], moment) for name, s in tree.optimizer["online"].items()}
-            for tree in (state, after)
+            {name: getattr(s[0], moment) for name, s in tree.optimizer["online"].items()} for tree in (state, after)
         )
         expected = np.array(old["hidden1"].layers[0].weight)
         expected[:, [1, 4]] = 0
@@ -187,10 +186,7 @@ def test_equinox_linear_layers_have_their_axes_the_other_way():
 
 
 def test_lanes_recycle_their_own_units():
-    states = [
-        with_dead(aged_state(plain_maker, seed=s), {"hidden1": dead})
-        for s, dead in enumerate(([0], [1, 2, 5]))
-    ]
+    states = [with_dead(aged_state(plain_maker, seed=s), {"hidden1": dead}) for s, dead in enumerate(([0], [1, 2, 5]))]
     keys = jax.random.split(KEY, 2)
     run = jax.jit(jax.vmap(lambda s, k: redo(s, k, inputs=INPUTS, tau=0.0)))
     after = run(stacked(states), keys)

@@ -166,9 +166,7 @@ def test_interventions_equal_their_functions_and_are_values():
     state = aged_state()
     assert bits(Reset(("head",))(state, KEY)) == bits(reset(state, KEY, stages=("head",)))
     keep = Reset(-1, moments=Moments.KEEP)
-    assert bits(keep(state, KEY, Context())) == bits(
-        reset(state, KEY, stages=("head",), moments=Moments.KEEP)
-    )
+    assert bits(keep(state, KEY, Context())) == bits(reset(state, KEY, stages=("head",), moments=Moments.KEEP))
     assert bits(ResetOptimizer()(state, KEY)) == bits(reset_optimizer(state, KEY))
     assert Nothing()(state, KEY) is state
     assert len({Reset(("head",)), Reset(("head",)), Nothing(), ResetOptimizer()}) == 3

@@ -51,8 +51,7 @@ def test_declared_moments_begin_again():
 def test_every_key_is_a_fresh_draw():
     state = aged_state()
     weights = [
-        np.asarray(shrink_perturb(state, jax.random.key(n)).networks["online"].stage("head").weight)
-        for n in range(3)
+        np.asarray(shrink_perturb(state, jax.random.key(n)).networks["online"].stage("head").weight) for n in range(3)
     ]
     assert not np.array_equal(weights[0], weights[1])
     assert not np.array_equal(weights[1], weights[2])

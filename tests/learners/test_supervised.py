@@ -23,7 +23,9 @@ def batch(seed: int = 0, rows: int = 11) -> Batch:
 
 
 def parameters(network: Network) -> list[np.ndarray]:
-    dense = [layer for stage in network.stages for layer in getattr(stage, "layers", (stage,)) if isinstance(layer, Dense)]
+    dense = [
+        layer for stage in network.stages for layer in getattr(stage, "layers", (stage,)) if isinstance(layer, Dense)
+    ]
     return [np.asarray(array, np.float64) for layer in dense for array in (layer.weight, layer.bias)]
 
 
@@ -113,7 +115,9 @@ def test_a_rule_before_the_stages_sees_the_whole_gradient():
     clipped = supervised(MAKER, optax.sgd(1.0), before=optax.clip_by_global_norm(limit))
     state = clipped.init(jax.random.key(0))
     new, _ = clipped.update(state, batch(), jax.random.key(1))
-    moved = [a - b for a, b in zip(parameters(new.networks["online"]), parameters(state.networks["online"]), strict=True)]
+    moved = [
+        a - b for a, b in zip(parameters(new.networks["online"]), parameters(state.networks["online"]), strict=True)
+    ]
     assert np.sqrt(sum((m**2).sum() for m in moved)) == pytest.approx(limit, rel=1e-3)
 
 
@@ -166,7 +170,9 @@ def test_regression_fits_targets():
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.02 * losses[0]
     expected = np.square(np.asarray(learner.predict(state, inputs)) - np.asarray(data.targets)).mean()
-    assert float(learner.score(learner.predict(state, inputs), data.targets)["loss"].mean()) == pytest.approx(expected, rel=1e-4)
+    assert float(learner.score(learner.predict(state, inputs), data.targets)["loss"].mean()) == pytest.approx(
+        expected, rel=1e-4
+    )
 
 
 def test_layer_norm_starts_from_the_same_weights():

@@ -77,9 +77,7 @@ def test_lowerings_agree_in_value_and_gradients(size, kernel, stride, padding):
         return y, *gradients
 
     with jax.enable_x64(True):
-        results = jax.jit(lambda x, w: [evaluate(x, w, lowering) for lowering in ("patches", "convolution")])(
-            x, weight
-        )
+        results = jax.jit(lambda x, w: [evaluate(x, w, lowering) for lowering in ("patches", "convolution")])(x, weight)
         for y, input_gradient, weight_gradient in results:
             np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
             np.testing.assert_allclose(input_gradient, results[0][1], rtol=1e-10, atol=1e-10)

@@ -31,9 +31,7 @@ KEY = jax.random.key(5)
 def dense_layers(network):
     return {
         name: next(
-            layer
-            for layer in (stage.layers if isinstance(stage, Chain) else (stage,))
-            if isinstance(layer, Dense)
+            layer for layer in (stage.layers if isinstance(stage, Chain) else (stage,)) if isinstance(layer, Dense)
         )
         for name, stage in zip(network.names, network.stages, strict=True)
     }

@@ -67,9 +67,7 @@ def test_group_norm(shape, groups):
 def test_group_norm_of_one_feature_a_group_normalises_over_places():
     layer = randomised(GroupNorm(3, 3))
     x = RNG.normal(size=(2, 4, 5, 3))
-    np.testing.assert_allclose(
-        apply(layer, jnp.asarray(x, jnp.float32))[0], normalised(x, (1, 2), layer), atol=2e-6
-    )
+    np.testing.assert_allclose(apply(layer, jnp.asarray(x, jnp.float32))[0], normalised(x, (1, 2), layer), atol=2e-6)
 
 
 @pytest.mark.parametrize("shape", [(8, 6), (3, 5, 4, 6)])
@@ -198,15 +196,11 @@ def test_invariance_to_scale_and_shift(scale, shift, seed, layer):
     # epsilon breaks the invariance, by epsilon over the smallest variance of four or more normal values;
     # rounding the shifted input by its size over its spread.
     spread = np.sqrt(x.var(-1).min())
-    assert (
-        np.abs(y - z).max() < 3 * EPSILON * (1 + 1 / scale**2) / spread**2 + 1e-5 + 1e-6 * abs(shift) / spread
-    )
+    assert np.abs(y - z).max() < 3 * EPSILON * (1 + 1 / scale**2) / spread**2 + 1e-5 + 1e-6 * abs(shift) / spread
 
 
 def test_half_precision_inputs_keep_their_type_and_float32_moments():
-    x = (
-        jnp.full((2, 64, 64, 2), 8.0, jnp.float16).at[:, ::2].set(-8.0)
-    )  # the sum of squares overflows float16
+    x = jnp.full((2, 64, 64, 2), 8.0, jnp.float16).at[:, ::2].set(-8.0)  # the sum of squares overflows float16
     for layer in (GroupNorm(2, 1, affine=False), BatchNorm(2, affine=False)):
         y, _ = apply(layer, x, True)
         assert y.dtype == jnp.float16

@@ -26,9 +26,7 @@ KEY = jax.random.key(3)
 @partial(jax.jit, static_argnames=("iterations", "draws"))
 def _of_quadratic(matrix, key, iterations, draws):
     start = jnp.zeros(len(matrix), matrix.dtype)
-    return hessian_spectrum(
-        lambda v: 0.5 * v @ matrix @ v, start, key=key, iterations=iterations, draws=draws
-    )
+    return hessian_spectrum(lambda v: 0.5 * v @ matrix @ v, start, key=key, iterations=iterations, draws=draws)
 
 
 def of_quadratic(matrix, *, iterations=80, draws=1):
@@ -208,9 +206,7 @@ def test_noise_loss_without_noise_is_gauss_newton_and_with_noise_is_not():
         x = jnp.asarray(np.random.default_rng(0).normal(size=(10, 3)))
         params, rest = split_trainable(net)
         flat, unravel = ravel_pytree(params)
-        jacobian = np.asarray(
-            jax.jacobian(lambda v: eqx.combine(unravel(v), rest)(x).output.reshape(-1))(flat)
-        )
+        jacobian = np.asarray(jax.jacobian(lambda v: eqx.combine(unravel(v), rest)(x).output.reshape(-1))(flat))
         gauss_newton = 2 * jacobian.T @ jacobian / 20
         loss, same = output_noise_loss(net, x, key=KEY, scale=0.0)
         np.testing.assert_allclose(dense_hessian(loss, same), gauss_newton, atol=1e-12)

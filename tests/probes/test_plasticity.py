@@ -44,9 +44,7 @@ ADAM = optax.adam(1e-2)
 @eqx.filter_jit
 def carry_on(network, carried, reference):
     """The probe with Adam from a given state."""
-    return plasticity(
-        network, MAKER, INPUTS, ADAM, key=KEY, targets=3, steps=20, carried=carried, reference=reference
-    )
+    return plasticity(network, MAKER, INPUTS, ADAM, key=KEY, targets=3, steps=20, carried=carried, reference=reference)
 
 
 def zero_maker(key):
@@ -63,9 +61,7 @@ def squared(network, batch, key):
 
 def assert_bitwise(one, other):
     jax.tree.map(
-        lambda a, b: np.testing.assert_array_equal(
-            np.atleast_1d(a).view(np.uint8), np.atleast_1d(b).view(np.uint8)
-        ),
+        lambda a, b: np.testing.assert_array_equal(np.atleast_1d(a).view(np.uint8), np.atleast_1d(b).view(np.uint8)),
         eqx.filter(one, eqx.is_array),
         eqx.filter(other, eqx.is_array),
     )
@@ -243,9 +239,7 @@ def test_regret_is_the_difference_of_finals_on_the_same_functions():
     network = MAKER(jax.random.key(1))
     fresh = MAKER(jax.random.fold_in(KEY, zlib.crc32(b"fresh")))
     difference = descend(network).final - descend(fresh).final
-    value = eqx.filter_jit(lambda n: regret(n, MAKER, INPUTS, optax.sgd(0.1), key=KEY, targets=3, steps=20))(
-        network
-    )
+    value = eqx.filter_jit(lambda n: regret(n, MAKER, INPUTS, optax.sgd(0.1), key=KEY, targets=3, steps=20))(network)
     assert abs(difference) > 1e-3
     np.testing.assert_allclose(value, difference, atol=1e-6)
     # The fresh network is none of the targets' networks: it would know the answer.

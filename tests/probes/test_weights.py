@@ -55,9 +55,7 @@ def view(network) -> View:
 @pytest.fixture
 def batch():
     rng = np.random.default_rng(7)
-    return Batch(
-        jnp.asarray(rng.normal(size=(6, 4)), jnp.float32), jnp.asarray(rng.normal(size=(6, 3)), jnp.float32)
-    )
+    return Batch(jnp.asarray(rng.normal(size=(6, 4)), jnp.float32), jnp.asarray(rng.normal(size=(6, 3)), jnp.float32))
 
 
 def weights(network):
@@ -81,9 +79,7 @@ def test_kernels_are_trained_arrays_of_two_or_more_dimensions():
 
 def test_norm_of_half_precision_does_not_overflow(batch):
     network = make(0)
-    large = jax.tree.map(
-        lambda a: jnp.full(a.shape, 300.0, jnp.float16) if eqx.is_inexact_array(a) else a, network
-    )
+    large = jax.tree.map(lambda a: jnp.full(a.shape, 300.0, jnp.float16) if eqx.is_inexact_array(a) else a, network)
     norm = weight_norm(view(large), batch, jax.random.key(0))["all"]
     np.testing.assert_allclose(norm, 300 * np.sqrt(35), rtol=1e-3)
 
@@ -106,9 +102,7 @@ def test_gradient_norms_of_stages_add_up_in_squares_and_leave_statistics_out(bat
 
 
 def test_lanes_are_measured_apart(batch):
-    stacked = jax.tree.map(
-        lambda *a: jnp.stack(a) if eqx.is_array(a[0]) else a[0], *[make(s) for s in range(3)]
-    )
+    stacked = jax.tree.map(lambda *a: jnp.stack(a) if eqx.is_array(a[0]) else a[0], *[make(s) for s in range(3)])
     for probe in (weight_norm, gradient_norm):
         measure = eqx.filter_jit(eqx.filter_vmap(lambda n, p=probe: p(view(n), batch, jax.random.key(0))))
         lanes = measure(stacked)

@@ -50,9 +50,7 @@ def test_l2_to_init_value_and_gradient(kind):
     assert float(regularizer.penalty(start, memory)) == 0
     assert not any(np.asarray(a).any() for a in jax.tree.leaves(gradient(regularizer, start, memory)))
     later = moved(start)
-    counts = [
-        a.size for a in jax.tree.leaves(split_trainable(start)[0]) if kind is Parameters.ALL or a.ndim >= 2
-    ]
+    counts = [a.size for a in jax.tree.leaves(split_trainable(start)[0]) if kind is Parameters.ALL or a.ndim >= 2]
     np.testing.assert_allclose(regularizer.penalty(later, memory), 0.3 * 0.25 * sum(counts), rtol=1e-5)
     for slope in jax.tree.leaves(gradient(regularizer, later, memory)):
         counted = kind is Parameters.ALL or slope.ndim >= 2
@@ -64,9 +62,7 @@ def test_the_initial_parameters_are_kept_over_tasks_and_are_arrays_of_their_own(
     regularizer = L2ToInit(1.0)
     memory = regularizer.init(start)
     switched = regularizer.switch(moved(start), memory)
-    for kept, first in zip(
-        jax.tree.leaves(switched), jax.tree.leaves(split_trainable(start)[0]), strict=True
-    ):
+    for kept, first in zip(jax.tree.leaves(switched), jax.tree.leaves(split_trainable(start)[0]), strict=True):
         np.testing.assert_array_equal(kept, first)
         assert kept is not first
 

@@ -1,6 +1,7 @@
 """The synthetic study's figures, drawn once for all tests of the room."""
 
 import pytest
+
 import synthetic_study as synthetic
 
 

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from training_cases import EXPERIMENT, Config, finish, make_runner
 
 from neoteny.training import count_flops
+from training_cases import EXPERIMENT, Config, finish, make_runner
 
 
 def shape(*size):
@@ -67,7 +67,11 @@ def test_the_count_agrees_with_xla_on_an_update():
     programs, task = runner.programs, runner.tasks[0]
     learner = programs.init_lane(values, seed)
     batch = programs.batch_lane(seed, runner._data(task), task.transform, 16)
-    cost = jax.jit(lambda s, b, v, k: programs.update_lane(s, b, v, k, 0)).lower(learner, batch, values, seed).cost_analysis()
+    cost = (
+        jax.jit(lambda s, b, v, k: programs.update_lane(s, b, v, k, 0))
+        .lower(learner, batch, values, seed)
+        .cost_analysis()
+    )
     assert runner._flops_of_update(task) == pytest.approx(cost["flops"], rel=0.05)
 
 

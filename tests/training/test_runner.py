@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training_cases import DATA, EXPERIMENT, Config, finish, make_runner
 
 from neoteny.interventions import Intervention, Reset
 from neoteny.lab.study import Experiment
@@ -20,6 +19,7 @@ from neoteny.tasks import Minibatch, class_incremental, permuted, random_labels
 from neoteny.training import Evaluate, Intervene, Probe, Reached, Save, Switch, Train
 from neoteny.training import runner as runner_module
 from neoteny.training.runner import Cursor
+from training_cases import DATA, EXPERIMENT, Config, finish, make_runner
 
 
 def final(runner):
@@ -176,11 +176,7 @@ def test_two_seeds_differ_in_every_random_consumer():
 
 def test_probes_and_evaluations_leave_training_as_it_was(whole):
     def bare(tasks):
-        return [
-            event
-            for task in tasks
-            for event in (Switch(task), Train(task, 30, record_every=10))
-        ]
+        return [event for task in tasks for event in (Switch(task), Train(task, 30, record_every=10))]
 
     def watched(tasks):
         return [
@@ -258,7 +254,9 @@ def test_until_holds_each_lane_where_it_met_the_condition():
     for lane in range(4):
         plain = make_runner(
             [Config(seed=s) for s in range(4)],
-            experiment=events_experiment(lambda t, n=int(taken[lane]): [Switch(t[0]), Train(t[0], n), Save("end")], tasks=1),
+            experiment=events_experiment(
+                lambda t, n=int(taken[lane]): [Switch(t[0]), Train(t[0], n), Save("end")], tasks=1
+            ),
         )
         _, plain_saves, _ = finish(plain)
         for path, array in saves["end"].items():

@@ -85,9 +85,7 @@ def hessian_vector_products(params: PyTree, *, iterations: int = 80, draws: int 
     return draws * min(iterations, size)
 
 
-def _tridiagonal(
-    product: Callable[[Array], Array], start: Float[Array, " n"], count: int
-) -> Float[Array, "m m"]:
+def _tridiagonal(product: Callable[[Array], Array], start: Float[Array, " n"], count: int) -> Float[Array, "m m"]:
     """The tridiagonal matrix of `count` Lanczos steps from `start`."""
     tolerance = max(BREAKDOWN, 10 * float(jnp.finfo(start.dtype).eps))
     basis = jnp.zeros((count, start.size), start.dtype).at[0].set(start / jnp.linalg.norm(start))
@@ -109,9 +107,7 @@ def _tridiagonal(
         return (basis, kept, size, more), (jnp.where(active, alpha, 0), kept, active)
 
     nothing = jnp.zeros((), start.dtype)
-    _, (alpha, beta, active) = jax.lax.scan(
-        step, (basis, nothing, nothing, jnp.asarray(True)), jnp.arange(count)
-    )
+    _, (alpha, beta, active) = jax.lax.scan(step, (basis, nothing, nothing, jnp.asarray(True)), jnp.arange(count))
     # A step past the end becomes a node of its own, with no weight. At the first Rayleigh quotient it is
     # within the spectrum, so neither the largest nor the smallest eigenvalue needs a mask.
     alpha = jnp.where(active, alpha, alpha[0])

@@ -50,9 +50,7 @@ def plain(outputs: Array) -> Array:
     return outputs
 
 
-def squared_error(
-    outputs: Float[Array, "batch values"], targets: Float[Array, "batch values"]
-) -> Float[Array, ""]:
+def squared_error(outputs: Float[Array, "batch values"], targets: Float[Array, "batch values"]) -> Float[Array, ""]:
     """Squared error, mean over batch and outputs."""
     return jnp.mean(jnp.square(outputs - targets))
 

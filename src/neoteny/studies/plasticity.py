@@ -108,7 +108,14 @@ class Config:
 
 
 SIZES: dict[str, dict[str, tuple]] = {
-    "smoke": {"data": ("digits",), "width": (16,), "batch": (64,), "tasks": (2,), "steps_per_task": (20,), "seed": (0, 1)},
+    "smoke": {
+        "data": ("digits",),
+        "width": (16,),
+        "batch": (64,),
+        "tasks": (2,),
+        "steps_per_task": (20,),
+        "seed": (0, 1),
+    },
     "demo": {"width": (128,), "batch": (128,), "tasks": (12,), "steps_per_task": (500,), "seed": tuple(range(4))},
     "quick": {"seed": tuple(range(5))},
     "quick_full": {"width": (1024,), "batch": (512,), "tasks": (20,), "seed": tuple(range(5))},
@@ -214,7 +221,9 @@ def _by_task(frame: pl.DataFrame, setting: tuple[float, float], metric: str, pla
     )
     if rows.is_empty():
         return None
-    table = rows.pivot("task", index="seed", values="value", aggregate_function="first", sort_columns=False).sort("seed")
+    table = rows.pivot("task", index="seed", values="value", aggregate_function="first", sort_columns=False).sort(
+        "seed"
+    )
     columns = sorted((name for name in table.columns if name != "seed"), key=int)
     return table.select(columns).to_numpy().astype(float)
 
@@ -288,7 +297,9 @@ def _which_change(frame: pl.DataFrame) -> Verdict:
     effects = [_named("main effect of b2 = 0.9", b2_effect), _named("main effect of eps_root = 1e-3", root_effect)]
     interaction = _effect("interaction (reported, not claimed)", mean_estimate(both - b2 - root + none))
     decided = all_of(effects)
-    return Verdict(decided.outcome, decided.measured, decided.interval, decided.n, decided.reason, (*effects, interaction))
+    return Verdict(
+        decided.outcome, decided.measured, decided.interval, decided.n, decided.reason, (*effects, interaction)
+    )
 
 
 def _named(name: str, found: Verdict) -> Verdict:
@@ -367,7 +378,9 @@ def _curve(
     return draw
 
 
-def _remedies_figure(metric: str, y_label: str, place: str = "", scale: float = 1.0) -> Callable[[pl.DataFrame], Figure | None]:
+def _remedies_figure(
+    metric: str, y_label: str, place: str = "", scale: float = 1.0
+) -> Callable[[pl.DataFrame], Figure | None]:
     def draw(frame: pl.DataFrame) -> Figure | None:
         from neoteny.report.figures import curves, settings
 

@@ -108,7 +108,9 @@ class Programs:
         state, metrics = self.learner(values).update(learner_state, batch, key)
         return detach(state), metrics
 
-    def _step_lane(self, state: PackState, values, seed, task: TaskArrays, clock: Clock, transform, until: Reached | None):
+    def _step_lane(
+        self, state: PackState, values, seed, task: TaskArrays, clock: Clock, transform, until: Reached | None
+    ):
         key = named_key(root_key(seed), Purpose.BATCH, clock.task, clock.task_update)
         source, batch = self._source.next(state.source, task, transform, clock.task_update, key)
         learner, metrics = self.update_lane(state.learner, batch, values, seed, clock.update)
@@ -164,7 +166,9 @@ class Programs:
 
         return _strong(jax.vmap(lane)(learner, lanes.values, lanes.seeds))
 
-    def metric_names(self, lanes: Lanes, learner: LearnerState, data: DataArrays, transform: Transform) -> tuple[str, ...]:
+    def metric_names(
+        self, lanes: Lanes, learner: LearnerState, data: DataArrays, transform: Transform
+    ) -> tuple[str, ...]:
         """Names of the training metrics an update gives, found without computing."""
 
         def lane(learner_state, values, seed):
@@ -175,9 +179,7 @@ class Programs:
 
     def _chunk(self, state: PackState, lanes: Lanes, task: TaskArrays, clock: Clock, steps, transform, until):
         def one(state, clock):
-            step = jax.vmap(
-                lambda s, values, seed: self._step_lane(s, values, seed, task, clock, transform, until)
-            )
+            step = jax.vmap(lambda s, values, seed: self._step_lane(s, values, seed, task, clock, transform, until))
             return step(state, lanes.values, lanes.seeds)
 
         def body(carry):
@@ -231,7 +233,9 @@ class Programs:
         view = self.learner(values).view(learner_state)
         return view.features(view.network, batch.inputs)
 
-    def _features(self, learner_states, lanes: Lanes, drawn, data: DataArrays, rows, transform, stages: tuple[str, ...]):
+    def _features(
+        self, learner_states, lanes: Lanes, drawn, data: DataArrays, rows, transform, stages: tuple[str, ...]
+    ):
         def lane(learner_state, values, drawn):
             outputs = self.features_lane(learner_state, values, take_batch(data, transform, drawn, rows))
             return {name: outputs[name] for name in stages}
@@ -244,7 +248,9 @@ class Programs:
         key = named_key(root_key(seed), Purpose.PROBE, event)
         return dict(probe.function(learner.view(attach(learner_state, learner)), batch, key))
 
-    def _view_probe(self, learner_states, lanes: Lanes, drawn, data: DataArrays, rows, event, transform, probe: ViewProbe):
+    def _view_probe(
+        self, learner_states, lanes: Lanes, drawn, data: DataArrays, rows, event, transform, probe: ViewProbe
+    ):
         def lane(learner_state, values, seed, drawn):
             batch = take_batch(data, transform, drawn, rows)
             return self.view_probe_lane(probe, learner_state, values, seed, batch, event)

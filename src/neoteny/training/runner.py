@@ -19,7 +19,7 @@ from neoteny.lab.records import Record
 from neoteny.lab.study import Experiment
 from neoteny.probes.measurement import FeatureProbe, NetworkProbe, ViewProbe
 from neoteny.tasks.sources import DataArrays, Minibatch, TaskArrays
-from neoteny.tasks.streams import Task, Unchanged
+from neoteny.tasks.streams import Task
 from neoteny.training.clock import Clock
 from neoteny.training.compilations import CompilationCounter
 from neoteny.training.events import Evaluate, Event, Intervene, Probe, Save, Switch, Train
@@ -136,7 +136,9 @@ class Runner:
                 current = event.task
             elif isinstance(event, Train):
                 if current is None or event.task.index != current.index:
-                    raise ValueError(f"event {position}: Train({event.task.name}) needs Switch({event.task.name}) before it")
+                    raise ValueError(
+                        f"event {position}: Train({event.task.name}) needs Switch({event.task.name}) before it"
+                    )
                 names = self._metric_names(event.task, state.learner)
                 if event.until is not None and event.until.metric not in names:
                     raise ValueError(f"until: no training metric {event.until.metric!r}; there are {', '.join(names)}")
@@ -156,7 +158,9 @@ class Runner:
 
     def state_bytes(self) -> int:
         """Bytes of the pack's state before the first task."""
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(self.programs.init, self.lanes)))
+        return sum(
+            leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(self.programs.init, self.lanes))
+        )
 
     def training_flops(self) -> float:
         """Floating-point operations of training one lane through the whole script (bounds, where `until` may hold lanes)."""
@@ -360,7 +364,11 @@ class Runner:
             dynamic, static = _split_shapes(learner)
             batch = self._batch_shape(task, self.source.batch_size)
             return count_flops(
-                lambda d, b, v, s: self.programs.update_lane(eqx.combine(d, static), b, v, s, 0), dynamic, batch, values, seed
+                lambda d, b, v, s: self.programs.update_lane(eqx.combine(d, static), b, v, s, 0),
+                dynamic,
+                batch,
+                values,
+                seed,
             )
 
         return self._once("update", task, count)
@@ -368,7 +376,9 @@ class Runner:
     def _one_lane(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         return {name: column[0] for name, column in self.lanes.values.items()}, self.lanes.seeds[0]
 
-    def _record(self, lane: int, task: Task, position: int, metric: str, value: float, split: str = "", place: str = "") -> Record:
+    def _record(
+        self, lane: int, task: Task, position: int, metric: str, value: float, split: str = "", place: str = ""
+    ) -> Record:
         return Record(
             run=self.names[lane],
             branch="",
@@ -402,7 +412,9 @@ class Runner:
                 records.append(self._record(lane, event.task, position, "diverged", float(self.clock.update)))
             elif self.alive[lane] and counted[lane] > 0:
                 for name, total in totals.items():
-                    records.append(self._record(lane, event.task, position, f"train_{name}", total[lane] / counted[lane]))
+                    records.append(
+                        self._record(lane, event.task, position, f"train_{name}", total[lane] / counted[lane])
+                    )
         return records
 
     def _apply(self, event: Event) -> tuple[list[Record], dict[str, dict[str, np.ndarray]]]:
@@ -474,7 +486,9 @@ class Runner:
 
     def _batch_shape(self, task: Task, size: int):
         return jax.eval_shape(
-            lambda seed, data: self.programs.batch_lane(seed, data, task.transform, size), self.lanes.seeds[0], self._data(task)
+            lambda seed, data: self.programs.batch_lane(seed, data, task.transform, size),
+            self.lanes.seeds[0],
+            self._data(task),
         )
 
     def _lane_shapes(self) -> tuple[Any, Any]:
@@ -488,7 +502,9 @@ class Runner:
         def count() -> float:
             dynamic, static = self._lane_shapes()
             batch = self._batch_shape(task, size)
-            return count_flops(lambda d, v, b: function(eqx.combine(d, static), v, b), dynamic, self._one_lane()[0], batch)
+            return count_flops(
+                lambda d, v, b: function(eqx.combine(d, static), v, b), dynamic, self._one_lane()[0], batch
+            )
 
         return self._once(what, task, count, size)
 
@@ -607,4 +623,6 @@ class _Stopwatch:
         self.compile_seconds = after[1] - self._before[1]
 
     def tick(self, event: int, kind: str, *, updates: int = 0, records=(), saves=None) -> Tick:
-        return Tick(event, kind, updates, self.seconds, self.compilations, self.compile_seconds, list(records), saves or {})
+        return Tick(
+            event, kind, updates, self.seconds, self.compilations, self.compile_seconds, list(records), saves or {}
+        )
