@@ -75,9 +75,7 @@ def _learns(frame):
     return verdict(mean_estimate(values), Above(0.0)) if len(values) > 2 else not_run("needs three runs")
 
 
-one = Experiment(
-    "one", Config, lambda preset: {"rate": (0.1, 0.2), "seed": (0, 1)}, stream, learner, script, source
-)
+one = Experiment("one", Config, lambda preset: {"rate": (0.1, 0.2), "seed": (0, 1)}, stream, learner, script, source)
 two = Experiment("two", Config, lambda preset: {"width": (4, 5)}, stream, learner, script, source)
 
 STUDY = Study(

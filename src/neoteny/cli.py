@@ -98,6 +98,7 @@ def _run_options(study: Any) -> type:
     import tyro
 
     from neoteny.lab import configs
+    from neoteny.lab.execute import COMMIT_SECONDS
     from neoteny.lab.plan import LANES_PER_PACK
 
     options: dict[str, tuple[str, Any, Any]] = {}
@@ -119,6 +120,7 @@ def _run_options(study: Any) -> type:
         None,
         "processes, one pack each, each on its share of the cores; 1 if not given",
     )
+    option("commit_seconds", float, COMMIT_SECONDS, "commit at least this often; 0 commits after every chunk")
     option("allow_drift", bool, False, "go on although the machine or jax differ from the last commit")
     option("accept_code", bool, False, "go on although sources changed; the report will say so")
     for experiment in study.experiments:
@@ -186,13 +188,13 @@ def _plan(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     study, options = _study_argument("run", arguments)
-    from neoteny.lab.execute import Options, prepare
+    from neoteny.lab.execute import prepare
     from neoteny.lab.plan import Plan, extend_plan, make_plan
     from neoteny.lab.store import Store, locked
 
     request = _request(study, options)
     store = Store(options.out or Path("results") / f"{study.name}-{options.preset}")
-    how = Options(allow_drift=options.allow_drift, accept_code=options.accept_code)
+    how = _how(options)
     if store.is_foreign():
         raise UsageError(
             f"{store.directory} exists and is no result directory of neoteny; give another --out"
@@ -221,9 +223,19 @@ def _workers(asked: int | None, content: Mapping[str, Any]) -> int:
     return content.get("workers", 1) if asked is None else asked
 
 
+def _how(given: Any):
+    """How packs are run, from the options of `run` or `resume`."""
+    from neoteny.lab.execute import Options
+
+    if not given.commit_seconds >= 0:
+        raise UsageError(f"--commit-seconds must not be negative, not {given.commit_seconds}")
+    return Options(given.commit_seconds, given.allow_drift, given.accept_code)
+
+
 @dataclasses.dataclass(frozen=True)
 class _ResumeOptions:
     workers: int | None = None
+    commit_seconds: float = 60.0
     allow_drift: bool = False
     accept_code: bool = False
 
@@ -231,13 +243,13 @@ class _ResumeOptions:
 def _resume(arguments: Sequence[str]) -> int:
     directory, rest = _directory_argument("resume", arguments)
     options = _parse(_ResumeOptions, rest, "neoteny resume DIR", "Go on where a run stopped.")
-    from neoteny.lab.execute import Options, prepare
+    from neoteny.lab.execute import prepare
     from neoteny.lab.plan import Plan
     from neoteny.lab.store import Store, locked
     from neoteny.studies import load_study
 
     store = Store(directory)
-    how = Options(allow_drift=options.allow_drift, accept_code=options.accept_code)
+    how = _how(options)
     store.plan()  # before the lock, which would make a directory that is not there
     with locked(store.directory):
         content = store.plan()

@@ -174,17 +174,13 @@ def test_scores_must_be_a_matrix():
 
 def test_seed_bootstrap_resamples_each_sample_on_its_own():
     x, y = np.random.default_rng(5).normal(size=30), np.random.default_rng(6).normal(size=12)
-    found = seed_bootstrap(
-        [x, y], lambda a, b: a.mean() - b.mean(), rng=np.random.default_rng(0), resamples=4_000
-    )
+    found = seed_bootstrap([x, y], lambda a, b: a.mean() - b.mean(), rng=np.random.default_rng(0), resamples=4_000)
     error = math.sqrt(x.var() / 30 + y.var() / 12)
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.08)
     assert found.n == 12
     assert found.value == x.mean() - y.mean()
     # The same array given twice is not paired with itself.
-    same = seed_bootstrap(
-        [x, x], lambda a, b: a.mean() - b.mean(), rng=np.random.default_rng(0), resamples=200
-    )
+    same = seed_bootstrap([x, x], lambda a, b: a.mean() - b.mean(), rng=np.random.default_rng(0), resamples=200)
     assert same.high > same.low
 
 

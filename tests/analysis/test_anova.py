@@ -46,9 +46,7 @@ def test_factorial_equals_least_squares(levels):
         for subset in combinations(range(len(factors)), order):
             block = np.ones((len(table["y"]), 1))
             for axis in subset:
-                block = np.einsum("ni,nj->nij", block, coded(factors[axis], levels[axis])).reshape(
-                    len(block), -1
-                )
+                block = np.einsum("ni,nj->nij", block, coded(factors[axis], levels[axis])).reshape(len(block), -1)
             columns[tuple(factors[axis] for axis in subset)] = block
 
     def rss(blocks):
@@ -87,9 +85,7 @@ def test_shift_scale_and_names_do_not_matter():
     shifted = anova({**table, "y": table["y"] + 1e6}, factors, "y")
     scaled = anova({**table, "y": 3 * table["y"]}, factors, "y")
     renamed = anova({**table, "f1": np.array(["z", "a", "m"])[table["f1"]]}, factors, "y")
-    for one, shift, scale, name in zip(
-        base.effects, shifted.effects, scaled.effects, renamed.effects, strict=True
-    ):
+    for one, shift, scale, name in zip(base.effects, shifted.effects, scaled.effects, renamed.effects, strict=True):
         assert shift.ss == pytest.approx(one.ss, rel=1e-6)
         assert scale.ss == pytest.approx(9 * one.ss)
         assert scale.f == pytest.approx(one.f)

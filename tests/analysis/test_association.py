@@ -103,9 +103,7 @@ def test_resamples_do_not_depend_on_chunks(monkeypatch):
     assert association(x, y, rng=np.random.default_rng(0), resamples=100) == whole
 
 
-@pytest.mark.parametrize(
-    ("method", "reference"), [(Coefficient.SPEARMAN, spearman), (Coefficient.KENDALL, kendall)]
-)
+@pytest.mark.parametrize(("method", "reference"), [(Coefficient.SPEARMAN, spearman), (Coefficient.KENDALL, kendall)])
 def test_association_is_the_coefficient_with_an_interval(method, reference):
     x, y, _ = tied(5, n=60)
     found = association(x, y, method=method, rng=np.random.default_rng(0), resamples=2_000)

@@ -40,11 +40,7 @@ def gain(frame):
 
 def missing(frame):
     rows = frame.filter(pl.col("metric") == "sharpness")
-    return (
-        not_run("no sharpness was probed")
-        if rows.is_empty()
-        else verdict(mean_estimate(rows["value"]), Above(0))
-    )
+    return not_run("no sharpness was probed") if rows.is_empty() else verdict(mean_estimate(rows["value"]), Above(0))
 
 
 CLAIM = Claim("UPL-2", "Tuned Adam keeps its accuracy", "stable", gain)

@@ -43,9 +43,7 @@ def test_membership_resamples_seeds_in_pairs():
     )
     assert found.tolist() == [1.0, 1.0]
     again = [
-        front_membership(
-            np.ones((2, 5)), np.random.default_rng(3).normal(size=(2, 5)), rng=np.random.default_rng(s)
-        )
+        front_membership(np.ones((2, 5)), np.random.default_rng(3).normal(size=(2, 5)), rng=np.random.default_rng(s))
         for s in (1, 1, 2)
     ]
     assert np.array_equal(again[0], again[1])

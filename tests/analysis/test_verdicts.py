@@ -219,9 +219,7 @@ def test_holm_verdicts_equal_holm_on_p_values(seed):
     # One-sided p values against one half of the error, the other half being that of the other direction.
     greater = holm([stats.ttest_1samp(s, 0, alternative="greater").pvalue for s in samples]) <= 0.025
     less = holm([stats.ttest_1samp(s, 0, alternative="less").pvalue for s in samples]) <= 0.025
-    expected = [
-        HOLDS if up else FAILS if down else INCONCLUSIVE for up, down in zip(greater, less, strict=True)
-    ]
+    expected = [HOLDS if up else FAILS if down else INCONCLUSIVE for up, down in zip(greater, less, strict=True)]
     assert [each.outcome for each in found] == expected
 
 

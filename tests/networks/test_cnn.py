@@ -46,23 +46,26 @@ def test_forward_pass_and_stages(waves):
         "head": (2,),
     }
 
+    def convolution(x, weight, stride=1):
+        return convolve(jnp.asarray(x), weight, stride=stride, lowering=Lowering.CONVOLUTION)  # one operation
+
     def norm(x):
         return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
 
     first, second, hidden, head = (network.stage(name) for name in network.names)
     assert isinstance(first, Chain)
     kernel, _, _, _ = first.layers
-    y = np.maximum(norm(np.asarray(convolve(x, kernel.weight) + kernel.bias)), 0)
+    y = np.maximum(norm(np.asarray(convolution(x, kernel.weight) + kernel.bias)), 0)
     y = y[:, :8].reshape(2, 4, 2, 4, 2, 4).max((2, 4))
-    np.testing.assert_allclose(out["conv1"], y, atol=1e-5)
+    np.testing.assert_allclose(out["conv1"], y, atol=2e-4)
     kernel = second.layers[0]
-    y = np.maximum(norm(np.asarray(convolve(y, kernel.weight, stride=2) + kernel.bias)), 0)
-    np.testing.assert_allclose(out["conv2"], y, atol=1e-5)
+    y = np.maximum(norm(np.asarray(convolution(y, kernel.weight, 2) + kernel.bias)), 0)
+    np.testing.assert_allclose(out["conv2"], y, atol=2e-4)
     dense = hidden.layers[1]
     y = np.maximum(norm(y.reshape(2, 24) @ np.asarray(dense.weight) + np.asarray(dense.bias)), 0)
-    np.testing.assert_allclose(out["dense1"], y, atol=1e-5)
+    np.testing.assert_allclose(out["dense1"], y, atol=2e-4)
     y = y @ np.asarray(head.weight) + np.asarray(head.bias)
-    np.testing.assert_allclose(out["head"], y, atol=1e-5)
+    np.testing.assert_allclose(out["head"], y, atol=2e-4)
 
 
 def test_crelu_doubles_what_the_next_layer_sees(waves):
@@ -76,14 +79,14 @@ def test_crelu_doubles_what_the_next_layer_sees(waves):
         initializer=waves,
         head_initializer=waves,
     )
-    network = maker(KEY)
+    network = eqx.filter_eval_shape(maker, KEY)
     assert {name: weight.shape for name, weight in weights(network).items()} == {
         "conv1": (3, 3, 3, 4),
         "conv2": (3, 3, 8, 6),
         "dense1": (2 * 2 * 12, 5),
         "head": (10, 2),
     }
-    assert eqx.filter_eval_shape(network, jnp.ones((3, *SHAPE))).output.shape == (3, 2)
+    assert eqx.filter_eval_shape(lambda n, x: n(x).output, network, jnp.ones((3, *SHAPE))).shape == (3, 2)
 
 
 def test_without_dense_stages_or_convolutions(waves):
@@ -125,9 +128,17 @@ def test_equal_arguments_give_equal_makers():
     assert len({a, *others}) == 6
 
 
-@pytest.mark.parametrize("norm", [Norm.NONE, Norm.BATCH])
-def test_trains_by_lanes_inside_a_loop(norm, waves):
-    maker = cnn((6, 6, 1), 2, channels=(4,), dense=(8,), norm=norm, initializer=waves, head_initializer=waves)
+def test_trains_by_lanes_inside_a_loop(waves):
+    maker = cnn(
+        (6, 6, 1),
+        2,
+        channels=(4,),
+        kernels=2,
+        dense=(8,),
+        norm=Norm.BATCH,
+        initializer=waves,
+        head_initializer=waves,
+    )
     x = jnp.sin(jnp.arange(144.0)).reshape(4, 6, 6, 1)
 
     def step(_, network):
@@ -147,7 +158,7 @@ def test_trains_by_lanes_inside_a_loop(norm, waves):
     keys = jax.random.split(KEY, 2)
     networks = jax.jit(jax.vmap(run, (0, None)))(keys, 20)
     evaluate = jax.jit(jax.vmap(lambda n: jnp.mean((n(x, train=True).output - 1) ** 2)))
-    assert (np.asarray(evaluate(networks)) < 0.5 * np.asarray(evaluate(jax.vmap(maker)(keys)))).all()
+    assert (np.asarray(evaluate(networks)) < 0.5 * np.asarray(evaluate(jax.jit(jax.vmap(maker))(keys)))).all()
     alone = jax.jit(run)(keys[1], 20)
     for lane, leaf in zip(jax.tree.leaves(networks), jax.tree.leaves(alone), strict=True):
         np.testing.assert_allclose(lane[1], leaf, atol=1e-4)
@@ -182,8 +193,9 @@ def test_bad_arguments(arguments, error, message):
 
 
 def test_wrong_input(waves):
-    network = cnn(SHAPE, 2, initializer=waves, head_initializer=waves)(KEY)
+    maker = cnn(SHAPE, 2, initializer=waves, head_initializer=waves)
+    network = eqx.filter_eval_shape(maker, KEY)
     with pytest.raises(ValueError, match="in_channels=3"):
-        network(jnp.ones((1, 9, 8, 1)))
+        eqx.filter_eval_shape(lambda n, x: n(x).output, network, jnp.ones((1, 9, 8, 1)))
     with pytest.raises(ValueError, match="in_size="):
-        network(jnp.ones((1, 12, 12, 3)))
+        eqx.filter_eval_shape(lambda n, x: n(x).output, network, jnp.ones((1, 12, 12, 3)))

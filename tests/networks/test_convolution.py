@@ -16,22 +16,19 @@ from neoteny.networks import (
     Padding,
     convolve,
     spatial_size,
-    torch_uniform,
 )
 
 KEY = jax.random.key(0)
 CASES = [
     # size, kernel, stride, padding
-    ((5, 7), (3, 3), 1, "VALID"),
-    ((5, 7), (3, 3), 1, "SAME"),
+    ((5, 7), (3, 2), 1, "VALID"),
+    ((5, 7), (2, 3), 1, "SAME"),
     ((5, 8), (3, 2), 2, "VALID"),
     ((5, 8), (3, 2), 2, "SAME"),
-    ((9, 6), (4, 5), (3, 2), "SAME"),
-    ((9, 6), (4, 5), (3, 2), 2),
-    ((6, 6), (1, 1), 1, "SAME"),
+    ((9, 6), (2, 3), (3, 2), "SAME"),
+    ((9, 6), (3, 2), (3, 2), 2),
     ((6, 5), (1, 1), 2, "VALID"),
     ((6, 5), (2, 1), 3, "SAME"),
-    ((3, 3), (3, 3), 2, "VALID"),
     ((2, 2), (3, 3), 1, 1),
 ]
 
@@ -80,7 +77,7 @@ def test_lowerings_agree_in_value_and_gradients(size, kernel, stride, padding):
         return y, *gradients
 
     with jax.enable_x64(True):
-        results = jax.jit(lambda x, w: [evaluate(x, w, lowering) for lowering in Lowering])(x, weight)
+        results = jax.jit(lambda x, w: [evaluate(x, w, lowering) for lowering in ("patches", "convolution")])(x, weight)
         for y, input_gradient, weight_gradient in results:
             np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-12)
             np.testing.assert_allclose(input_gradient, results[0][1], rtol=1e-10, atol=1e-10)
@@ -132,14 +129,14 @@ def test_auto_lowers_to_one_matrix_product_on_cpu_alone():
     assert "stablehlo.dot_general" not in elsewhere
 
 
-def test_layer():
-    layer = Conv2d(3, 4, 3, key=KEY, stride=2, padding=1, initializer=torch_uniform)
+def test_layer(waves):
+    layer = Conv2d(3, 4, 3, key=KEY, stride=2, padding=1, initializer=waves)
     x = np.random.default_rng(0).normal(size=(2, 7, 6, 3))
-    y, same = layer(jnp.asarray(x, jnp.float32))
+    y, same = jax.jit(lambda layer, x: layer(x))(layer, jnp.asarray(x, jnp.float32))
     expected = reference(x, np.asarray(layer.weight, np.float64), 2, 1) + np.asarray(layer.bias, np.float64)
     np.testing.assert_allclose(y, expected, atol=1e-5)
-    assert same is layer
-    assert Conv2d(3, 4, 3, key=KEY, use_bias=False).bias is None
+    assert jax.tree.structure(same) == jax.tree.structure(layer)
+    assert Conv2d(3, 4, 3, key=KEY, initializer=waves, use_bias=False).bias is None
 
 
 @settings(max_examples=12, deadline=None)
@@ -226,8 +223,8 @@ def test_bad_arguments(arguments, message):
         Conv2d(**({"in_channels": 3, "out_channels": 4, "kernel": 3, "key": KEY} | arguments))
 
 
-def test_bad_inputs():
-    layer = Conv2d(3, 4, 3, key=KEY, padding=Padding.VALID)
+def test_bad_inputs(waves):
+    layer = Conv2d(3, 4, 3, key=KEY, padding=Padding.VALID, initializer=waves)
     with pytest.raises(ValueError, match="Conv2d was made with in_channels=3"):
         layer(jnp.zeros((1, 5, 5, 2)))
     with pytest.raises(ValueError, match=r"Conv2d expects \(batch, height, width, channels\)"):

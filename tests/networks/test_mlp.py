@@ -31,9 +31,7 @@ KEY = jax.random.key(5)
 def dense_layers(network):
     return {
         name: next(
-            layer
-            for layer in (stage.layers if isinstance(stage, Chain) else (stage,))
-            if isinstance(layer, Dense)
+            layer for layer in (stage.layers if isinstance(stage, Chain) else (stage,)) if isinstance(layer, Dense)
         )
         for name, stage in zip(network.names, network.stages, strict=True)
     }
@@ -43,7 +41,7 @@ def test_forward_pass_and_stages(waves):
     network = mlp((2, 3), [5, 4], 2, initializer=waves, head_initializer=waves)(KEY)
     assert network.names == ("hidden1", "hidden2", "head")
     x = np.random.default_rng(0).normal(size=(7, 2, 3))
-    out = network(jnp.asarray(x, jnp.float32))
+    out = jax.jit(lambda n, x: n(x))(network, jnp.asarray(x, jnp.float32))
     y = x.reshape(7, 6)
     for name, layer in dense_layers(network).items():
         y = y @ np.asarray(layer.weight, np.float64) + np.asarray(layer.bias, np.float64)
@@ -58,29 +56,30 @@ def test_norm_comes_before_the_activation(waves):
     layer = dense_layers(network)["hidden1"]
     pre = x @ np.asarray(layer.weight, np.float64) + np.asarray(layer.bias, np.float64)
     expected = np.tanh((pre - pre.mean(-1, keepdims=True)) / np.sqrt(pre.var(-1, keepdims=True) + 1e-5))
-    np.testing.assert_allclose(network(jnp.asarray(x, jnp.float32)).stages["hidden1"], expected, atol=1e-5)
+    out = jax.jit(lambda n, x: n(x))(network, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(out.stages["hidden1"], expected, atol=1e-5)
 
 
 def test_inputs_are_flattened_whatever_in_size_says(waves):
     image = jnp.ones((2, 4, 3, 1))
     for in_size in (12, (4, 3, 1), [12]):
         made = mlp(in_size, [5], 2, initializer=waves, head_initializer=waves)(KEY)
-        assert made(image).output.shape == (2, 2)
+        assert eqx.filter_eval_shape(lambda n: n(image).output, made).shape == (2, 2)
     linear = mlp((4, 3, 1), [], 2, head_initializer=waves)(KEY)
     assert linear.names == ("head",)
-    assert linear(image).output.shape == (2, 2)
+    assert eqx.filter_eval_shape(lambda n: n(image).output, linear).shape == (2, 2)
 
 
 def test_crelu_doubles_what_the_next_layer_sees(waves):
     maker = mlp(6, [5, 4], 2, activation=crelu, norm=Norm.GROUP, initializer=waves, head_initializer=waves)
-    network = maker(KEY)
+    network = eqx.filter_eval_shape(maker, KEY)
     assert {name: layer.weight.shape for name, layer in dense_layers(network).items()} == {
         "hidden1": (6, 5),
         "hidden2": (10, 4),
         "head": (8, 2),
     }
-    out = network(jnp.ones((3, 6)))
-    assert {name: stage.shape for name, stage in out.stages.items()} == {
+    stages = eqx.filter_eval_shape(lambda n, x: n(x).stages, network, jnp.ones((3, 6)))
+    assert {name: stage.shape for name, stage in stages.items()} == {
         "hidden1": (3, 10),
         "hidden2": (3, 8),
         "head": (3, 2),
@@ -147,9 +146,8 @@ def test_one_static_structure_for_every_trace(waves):
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("norm", list(Norm))
-def test_lanes_equal_single_networks(norm, waves):
-    maker = mlp(6, [8, 8], 2, norm=norm, activation=crelu, initializer=waves, head_initializer=waves)
+def test_lanes_equal_single_networks(waves):
+    maker = mlp(6, [8, 8], 2, norm=Norm.BATCH, activation=crelu, initializer=waves, head_initializer=waves)
     keys = jax.random.split(KEY, 3)
     x = jnp.sin(jnp.arange(90.0)).reshape(3, 5, 6)
 
@@ -196,7 +194,7 @@ def test_trained_parameters_are_dense_and_norm_but_no_statistics(waves):
 
 def test_gradient_reaches_every_parameter(waves):
     maker = mlp(6, [16, 16], 2, norm=Norm.LAYER, activation=tanh, initializer=waves, head_initializer=waves)
-    network, x = maker(KEY), jnp.sin(jnp.arange(120.0)).reshape(20, 6)
+    network, x = jax.jit(maker)(KEY), jnp.sin(jnp.arange(120.0)).reshape(20, 6)
     trained, rest = split_trainable(network)
     gradients = jax.jit(jax.grad(lambda p: jnp.sum(eqx.combine(p, rest)(x).output ** 2)))(trained)
     leaves = jax.tree.leaves(gradients)

@@ -12,6 +12,12 @@ EPSILON = 1e-5
 RNG = np.random.default_rng(0)
 
 
+@eqx.filter_jit
+def apply(layer, x, train=False):
+    """One program for a layer and a shape, where eager calls would compile every operation."""
+    return layer(x, train=train)
+
+
 def randomised(layer):
     """The layer with a scale and a bias that are neither 1 nor 0, nor equal among features."""
     scale = jnp.asarray(RNG.normal(size=layer.size), jnp.float32)
@@ -43,9 +49,9 @@ def group_normalised(x, layer):
 def test_layer_norm(shape, train):
     layer = randomised(LayerNorm(6))
     x = RNG.normal(2, 3, size=shape)
-    y, same = layer(jnp.asarray(x, jnp.float32), train=train)
+    y, same = apply(layer, jnp.asarray(x, jnp.float32), train)
     np.testing.assert_allclose(y, normalised(x, -1, layer), atol=2e-6)
-    assert same is layer
+    assert eqx.tree_equal(same, layer)
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (3, 5, 4, 6), (2, 7, 6)])
@@ -53,15 +59,15 @@ def test_layer_norm(shape, train):
 def test_group_norm(shape, groups):
     layer = randomised(GroupNorm(6, groups))
     x = RNG.normal(2, 3, size=shape) * np.arange(1, 7)
-    y, same = layer(jnp.asarray(x, jnp.float32), train=True)
+    y, same = apply(layer, jnp.asarray(x, jnp.float32), True)
     np.testing.assert_allclose(y, group_normalised(x, layer), atol=2e-6)
-    assert same is layer
+    assert eqx.tree_equal(same, layer)
 
 
 def test_group_norm_of_one_feature_a_group_normalises_over_places():
     layer = randomised(GroupNorm(3, 3))
     x = RNG.normal(size=(2, 4, 5, 3))
-    np.testing.assert_allclose(layer(jnp.asarray(x, jnp.float32))[0], normalised(x, (1, 2), layer), atol=2e-6)
+    np.testing.assert_allclose(apply(layer, jnp.asarray(x, jnp.float32))[0], normalised(x, (1, 2), layer), atol=2e-6)
 
 
 @pytest.mark.parametrize("shape", [(8, 6), (3, 5, 4, 6)])
@@ -71,16 +77,16 @@ def test_batch_norm_trains_by_the_batch_and_moves_its_statistics(shape):
     axes = tuple(range(len(shape) - 1))
     mean, variance = np.zeros(6), np.ones(6)
     for factor in (1.0, 2.0):
-        y, layer = layer(jnp.asarray(factor * x, jnp.float32), train=True)
+        y, layer = apply(layer, jnp.asarray(factor * x, jnp.float32), True)
         np.testing.assert_allclose(y, normalised(factor * x, axes, layer), atol=3e-6)
         mean = 0.75 * mean + 0.25 * factor * x.mean(axes)
         variance = 0.75 * variance + 0.25 * factor**2 * x.var(axes, ddof=1)
         np.testing.assert_allclose(layer.mean.value, mean, rtol=1e-5)
         np.testing.assert_allclose(layer.variance.value, variance, rtol=1e-5)
-    y, same = layer(jnp.asarray(x, jnp.float32))
+    y, same = apply(layer, jnp.asarray(x, jnp.float32))
     expected = (x - mean) / np.sqrt(variance + EPSILON) * np.asarray(layer.scale) + np.asarray(layer.bias)
     np.testing.assert_allclose(y, expected, atol=2e-5)
-    assert same is layer
+    assert eqx.tree_equal(same, layer)
 
 
 def test_batch_norm_statistics_are_not_trained_and_pass_no_gradient():
@@ -95,12 +101,12 @@ def test_batch_norm_statistics_are_not_trained_and_pass_no_gradient():
         _, updated = layer(x, train=True)
         return jnp.sum(updated.mean.value) + jnp.sum(updated.variance.value)
 
-    assert not np.any(jax.grad(moved)(jnp.asarray(RNG.normal(size=(5, 3)), jnp.float32)))
+    assert not np.any(jax.jit(jax.grad(moved))(jnp.asarray(RNG.normal(size=(5, 3)), jnp.float32)))
 
 
 def test_batch_norm_update_keeps_structure_and_types():
     layer = BatchNorm(3)
-    _, updated = layer(jnp.ones((5, 3)), train=True)
+    _, updated = apply(layer, jnp.ones((5, 3)), True)
     assert jax.tree.structure(layer) == jax.tree.structure(updated)
     for before, after in zip(jax.tree.leaves(layer), jax.tree.leaves(updated), strict=True):
         assert (before.dtype, before.weak_type) == (after.dtype, after.weak_type) == (jnp.float32, False)
@@ -109,15 +115,15 @@ def test_batch_norm_update_keeps_structure_and_types():
 def test_batch_norm_does_not_train_on_one_value():
     with pytest.raises(ValueError, match="at least two values per feature"):
         BatchNorm(3)(jnp.ones((1, 3)), train=True)
-    assert BatchNorm(3)(jnp.ones((1, 3)))[0].shape == (1, 3)
-    assert BatchNorm(3)(jnp.ones((1, 2, 1, 3)), train=True)[0].shape == (1, 2, 1, 3)
+    assert apply(BatchNorm(3), jnp.ones((1, 3)))[0].shape == (1, 3)
+    assert apply(BatchNorm(3), jnp.ones((1, 2, 1, 3)), True)[0].shape == (1, 2, 1, 3)
 
 
 LAYERS = [LayerNorm(4), GroupNorm(4, 1), GroupNorm(4, 2), BatchNorm(4)]
 
 
-@pytest.mark.parametrize("layer", LAYERS, ids=repr)
-@pytest.mark.parametrize("value", [0.0, 0.1, -1e6])
+@pytest.mark.parametrize("layer", LAYERS, ids=["layer", "group1", "group2", "batch"])
+@pytest.mark.parametrize("value", [0.1, -1e6])
 def test_constant_inputs_give_the_bias_and_finite_gradients(layer, value):
     layer = randomised(layer)
     x = jnp.full((3, 2, 2, 4), value)
@@ -141,14 +147,14 @@ def test_constant_inputs_give_the_bias_and_finite_gradients(layer, value):
 def test_one_pass_moments_survive_a_large_mean(layer, axes):
     # Unshifted, E[x^2] - E[x]^2 in float32 loses everything here: 1e8 * 6e-8 is the variance itself.
     x = (RNG.normal(size=(4, 8, 8, 8)) + 1e4).astype(np.float32).astype(np.float64)
-    y, _ = layer(jnp.asarray(x, jnp.float32), train=True)
+    y, _ = apply(layer, jnp.asarray(x, jnp.float32), True)
     np.testing.assert_allclose(y, normalised(x, axes, layer), atol=1e-5)
 
 
 def test_one_pass_error_with_an_outlying_shift_stays_within_its_bound():
     x = RNG.normal(size=(1, 16, 16, 4)).astype(np.float32).astype(np.float64)
     x[0, 0, 0, 0] = 1e4
-    y, _ = GroupNorm(4, 1)(jnp.asarray(x, jnp.float32))
+    y, _ = apply(GroupNorm(4, 1), jnp.asarray(x, jnp.float32))
     expected = normalised(x, (1, 2, 3), GroupNorm(4, 1))
     np.testing.assert_allclose(y, expected, rtol=1e-7 * x.size, atol=1e-7 * x.size * np.abs(expected).max())
 
@@ -185,22 +191,18 @@ def test_gradients_are_those_of_the_two_pass_definition(layer, reference):
 )
 def test_invariance_to_scale_and_shift(scale, shift, seed, layer):
     x = np.random.default_rng(seed).normal(size=(3, 2, 2, 4))
-    y, _ = layer(jnp.asarray(x, jnp.float32), train=True)
-    z, _ = layer(jnp.asarray(scale * x + scale * shift, jnp.float32), train=True)
+    y, _ = apply(layer, jnp.asarray(x, jnp.float32), True)
+    z, _ = apply(layer, jnp.asarray(scale * x + scale * shift, jnp.float32), True)
     # epsilon breaks the invariance, by epsilon over the smallest variance of four or more normal values;
     # rounding the shifted input by its size over its spread.
     spread = np.sqrt(x.var(-1).min())
-    assert (
-        np.abs(y - z).max() < 3 * EPSILON * (1 + 1 / scale**2) / spread**2 + 1e-5 + 1e-6 * abs(shift) / spread
-    )
+    assert np.abs(y - z).max() < 3 * EPSILON * (1 + 1 / scale**2) / spread**2 + 1e-5 + 1e-6 * abs(shift) / spread
 
 
 def test_half_precision_inputs_keep_their_type_and_float32_moments():
-    x = (
-        jnp.full((2, 64, 64, 2), 8.0, jnp.float16).at[:, ::2].set(-8.0)
-    )  # the sum of squares overflows float16
+    x = jnp.full((2, 64, 64, 2), 8.0, jnp.float16).at[:, ::2].set(-8.0)  # the sum of squares overflows float16
     for layer in (GroupNorm(2, 1, affine=False), BatchNorm(2, affine=False)):
-        y, _ = layer(x, train=True)
+        y, _ = apply(layer, x, True)
         assert y.dtype == jnp.float16
         np.testing.assert_allclose(y, np.sign(x), atol=1e-3)
 
@@ -208,7 +210,7 @@ def test_half_precision_inputs_keep_their_type_and_float32_moments():
 def test_without_affine_parameters_nothing_is_trained():
     for layer in (LayerNorm(4, affine=False), GroupNorm(4, 2, affine=False), BatchNorm(4, affine=False)):
         assert not jax.tree.leaves(split_trainable(layer)[0])
-        assert layer(jnp.ones((2, 4)), train=True)[0].shape == (2, 4)
+        assert apply(layer, jnp.ones((2, 4)), True)[0].shape == (2, 4)
 
 
 @pytest.mark.parametrize(("size", "groups"), [(64, 4), (16, 1), (48, 3), (50, 2), (20, 1), (7, 1), (34, 2)])

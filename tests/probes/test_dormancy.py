@@ -23,9 +23,7 @@ def relu_output(seed, *shape, dead=()):
 class TestDead:
     def test_counted_by_hand(self):
         # Unit 0 never fires, 1 fires once, 2 is tiny, 3 is -0.0 throughout, 4 sums to 0 without being 0.
-        activations = np.array(
-            [[0.0, 0.0, 1e-300, -0.0, 1.0], [0.0, 5.0, 0.0, -0.0, -1.0], [0.0, 0.0, 0.0, -0.0, 0.0]]
-        )
+        activations = np.array([[0.0, 0.0, 1e-300, -0.0, 1.0], [0.0, 5.0, 0.0, -0.0, -1.0], [0.0, 0.0, 0.0, -0.0, 0.0]])
         assert dead_fraction(activations) == 2 / 5
 
     def test_a_channel_is_dead_at_every_position_or_not(self):
@@ -169,9 +167,7 @@ class TestErrors:
     def test_shapes(self, probe):
         with pytest.raises(ValueError, match=r"activations has shape \(3,\), too few axes for lanes=0"):
             probe(np.ones(3))
-        with pytest.raises(
-            ValueError, match=r"activations has shape \(2, 3\), too few axes for lanes=1.*units last"
-        ):
+        with pytest.raises(ValueError, match=r"activations has shape \(2, 3\), too few axes for lanes=1.*units last"):
             probe(np.ones((2, 3)), lanes=1)
         with pytest.raises(ValueError, match="lanes is -1"):
             probe(np.ones((2, 3)), lanes=-1)

@@ -72,9 +72,7 @@ class TestClosedForms:
         assert effective_rank(features, delta=0.4) == 2
         np.testing.assert_allclose(stable_rank(features), (s**2).sum() / 64, rtol=1e-12)
         np.testing.assert_allclose(entropy_rank(features), math.exp(-(p * np.log(p)).sum()), rtol=1e-12)
-        np.testing.assert_allclose(
-            participation_ratio(features), (s**2).sum() ** 2 / (s**4).sum(), rtol=1e-12
-        )
+        np.testing.assert_allclose(participation_ratio(features), (s**2).sum() ** 2 / (s**4).sum(), rtol=1e-12)
         assert feature_rank(features, epsilon=3.0 / math.sqrt(n)) == 2
         assert feature_rank(features, epsilon=0.3 / math.sqrt(n)) == 5
 
@@ -114,9 +112,7 @@ class TestClosedForms:
     def test_numerical_rank_agrees_with_the_covariance(self):
         rng = np.random.default_rng(3)
         for _ in range(20):
-            features = rng.standard_normal((80, 10)) * 10.0 ** rng.uniform(-3, 0, 10) + rng.standard_normal(
-                10
-            )
+            features = rng.standard_normal((80, 10)) * 10.0 ** rng.uniform(-3, 0, 10) + rng.standard_normal(10)
             eigenvalues = np.linalg.eigvalsh(np.cov(features, rowvar=False))
             assert numerical_rank(features) == (eigenvalues > 1e-3 * eigenvalues.max()).sum()
 
@@ -176,9 +172,7 @@ class TestInvariance:
             np.testing.assert_allclose([probe(rotated), probe(permuted)], probe(features), rtol=1e-9)
         # Counts jump, so thresholds are asked for from both sides of where rounding may put them.
         for probe, threshold in ((effective_rank, 0.01), (numerical_rank, 1e-3), (feature_rank, 0.01)):
-            bounds = sorted(
-                (probe(features, threshold * (1 - 1e-9)), probe(features, threshold * (1 + 1e-9)))
-            )
+            bounds = sorted((probe(features, threshold * (1 - 1e-9)), probe(features, threshold * (1 + 1e-9))))
             for same in (rotated, permuted):
                 assert bounds[0] <= probe(same, threshold) <= bounds[1]
 
@@ -208,9 +202,7 @@ class TestInvariance:
     def test_duplicated_samples_change_nothing(self, seed):
         features = np.random.default_rng(seed).standard_normal((15, 6))
         for probe in RANKS:
-            np.testing.assert_allclose(
-                probe(np.concatenate([features, features])), probe(features), rtol=1e-9
-            )
+            np.testing.assert_allclose(probe(np.concatenate([features, features])), probe(features), rtol=1e-9)
 
     @given(values=spectra, seed=seeds, thresholds=st.tuples(st.floats(1e-4, 0.9), st.floats(1e-4, 0.9)))
     @settings(max_examples=40, deadline=None)
@@ -310,9 +302,7 @@ class TestErrors:
     @pytest.mark.parametrize("probe", RANKS)
     @pytest.mark.parametrize("features", [1.0, [1.0, 2.0]])
     def test_too_few_dimensions(self, probe, features):
-        with pytest.raises(
-            ValueError, match=r"features has shape .*samples second to last.*flatten_features"
-        ):
+        with pytest.raises(ValueError, match=r"features has shape .*samples second to last.*flatten_features"):
             probe(features)
 
     @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (2, 0, 3)])
@@ -367,9 +357,7 @@ class TestInputs:
     @pytest.mark.parametrize("name", ["arrays", "rank", "dormancy", "similarity"])
     def test_modules_do_not_import_jax(self, name):
         tree = ast.parse((Path(rank.__file__).parent / f"{name}.py").read_text())
-        imported = {
-            alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
-        }
+        imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         allowed = {
             "__future__",

@@ -21,13 +21,9 @@ def defined_cka(x, y):
 
 def defined_variances(features, labels):
     """Loops over samples and over ordered pairs of classes."""
-    classes = [
-        [f for f, label in zip(features, labels, strict=True) if label == c] for c in sorted(set(labels))
-    ]
+    classes = [[f for f, label in zip(features, labels, strict=True) if label == c] for c in sorted(set(labels))]
     means = [sum(c) / len(c) for c in classes]
-    within = np.mean(
-        [np.mean([((f - m) ** 2).sum() for f in c]) for c, m in zip(classes, means, strict=True)]
-    )
+    within = np.mean([np.mean([((f - m) ** 2).sum() for f in c]) for c, m in zip(classes, means, strict=True)])
     pairs = [((a - b) ** 2).sum() for i, a in enumerate(means) for j, b in enumerate(means) if i != j]
     return within, np.mean(pairs) if pairs else np.nan
 
@@ -152,9 +148,7 @@ class TestCKA:
     def test_errors(self):
         with pytest.raises(ValueError, match="x has 10 samples and y has 9"):
             linear_cka(np.ones((10, 2)), np.ones((9, 2)))
-        with pytest.raises(
-            ValueError, match=r"leading axes of x, \(2,\), and of y, \(3,\), do not broadcast"
-        ):
+        with pytest.raises(ValueError, match=r"leading axes of x, \(2,\), and of y, \(3,\), do not broadcast"):
             linear_cka(np.ones((2, 10, 2)), np.ones((3, 10, 2)))
         with pytest.raises(ValueError, match="x has shape"):
             linear_cka(np.ones(10), np.ones((10, 2)))
@@ -226,12 +220,8 @@ class TestClassVariances:
         own = class_variances(features, labels)
         shared = class_variances(features, labels[0, 0])
         for lane in np.ndindex(2, 3):
-            np.testing.assert_allclose(
-                [v[lane] for v in own], defined_variances(features[lane], labels[lane])
-            )
-            np.testing.assert_allclose(
-                [v[lane] for v in shared], defined_variances(features[lane], labels[0, 0])
-            )
+            np.testing.assert_allclose([v[lane] for v in own], defined_variances(features[lane], labels[lane]))
+            np.testing.assert_allclose([v[lane] for v in shared], defined_variances(features[lane], labels[0, 0]))
         assert own[0].shape == own[1].shape == (2, 3)
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

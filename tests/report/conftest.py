@@ -1,7 +1,8 @@
 """The synthetic study's figures, drawn once for all tests of the room."""
 
 import pytest
-import synthetic
+
+import synthetic_study as synthetic
 
 
 @pytest.fixture(scope="session")

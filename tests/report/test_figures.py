@@ -7,9 +7,9 @@ import matplotlib
 import numpy as np
 import polars as pl
 import pytest
-import synthetic
 from scipy import stats
 
+import synthetic_study as synthetic
 from neoteny.report import curves, estimates, heatmap, intervals, save, settings
 from neoteny.report.figures import _apart
 
@@ -40,19 +40,14 @@ def crosses(axes):
 def band(collection):
     """{x: (lowest, highest)} over the vertices of a band."""
     vertices = np.concatenate([path.vertices for path in collection.get_paths()])
-    return {
-        x: (vertices[vertices[:, 0] == x, 1].min(), vertices[vertices[:, 0] == x, 1].max())
-        for x in vertices[:, 0]
-    }
+    return {x: (vertices[vertices[:, 0] == x, 1].min(), vertices[vertices[:, 0] == x, 1].max()) for x in vertices[:, 0]}
 
 
 @pytest.mark.parametrize("level", [0.95, 0.8])
 def test_curves_draw_the_mean_and_the_student_band(level):
     values = np.random.default_rng(0).normal(size=(5, 7))
     other = values[:3] * 2 + 1
-    frame = pl.concat([long(values, setting="a"), long(other, setting="b")]).sample(
-        fraction=1, shuffle=True, seed=1
-    )
+    frame = pl.concat([long(values, setting="a"), long(other, setting="b")]).sample(fraction=1, shuffle=True, seed=1)
     (axes,) = curves(frame, x="step", by=["setting"], level=level).axes
     for collection, (name, table) in zip(axes.collections, (("a", values), ("b", other)), strict=True):
         x, y = means(axes, name)
@@ -134,9 +129,7 @@ def test_twelve_settings_differ_in_looks_and_sort_naturally():
     assert [look.label for look in looks.values()] == [f"layer {index}" for index in range(12)]
     assert len({(look.colour, look.dashes) for look in looks.values()}) == 12
     figure = curves(frame, x="step", by=["setting"])
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        f"layer {index}" for index in range(12)
-    ]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"layer {index}" for index in range(12)]
 
 
 def test_settings_of_several_columns_are_named_by_them():
@@ -199,9 +192,7 @@ def test_what_cannot_be_drawn_is_said():
 
 def test_intervals_draw_mean_and_whisker():
     values = np.array([1.0, 2.0, 4.0, np.nan])
-    frame = pl.concat(
-        [long(values[:, None], setting="a"), long([[5.0]], setting="b"), long([[np.nan]], setting="c")]
-    )
+    frame = pl.concat([long(values[:, None], setting="a"), long([[5.0]], setting="b"), long([[np.nan]], setting="c")])
     (axes,) = intervals(frame, by=["setting"], reference=0.0).axes
     low, high = stats.t.interval(0.95, 2, np.mean([1, 2, 4]), stats.sem([1, 2, 4]))
     whiskers = [line.get_xdata() for line in axes.lines if line.get_linewidth() == 2.2]

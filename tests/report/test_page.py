@@ -6,8 +6,8 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-import synthetic
 
+import synthetic_study as synthetic
 from neoteny.report import Cost, NextCommand, Page, Paper, RenderedFigure, RunRow, read_figure, render
 
 VOID = {"meta", "img", "br", "hr", "link", "input", "line", "circle", "path"}
@@ -78,9 +78,7 @@ def test_the_page_is_whole(html, outline):
         assert words in outline.text, words
     ids = [value for _, name, value in outline.attributes if name == "id"]
     assert len(ids) == len(set(ids))
-    targets = {
-        value[1:] for tag, name, value in outline.attributes if name == "href" and value.startswith("#")
-    }
+    targets = {value[1:] for tag, name, value in outline.attributes if name == "href" and value.startswith("#")}
     assert targets == {"verdicts", "figures", "cost", "runs", "configuration", "next", "environment"}
     assert targets <= set(ids)
 
@@ -98,9 +96,7 @@ def test_nothing_is_loaded_from_elsewhere(html, outline):
 
 def test_figures_are_the_stored_files_and_their_links_lead_there(study, outline):
     folder, page = study
-    links = {
-        value for _, name, value in outline.attributes if name == "href" and value.startswith("figures/")
-    }
+    links = {value for _, name, value in outline.attributes if name == "href" and value.startswith("figures/")}
     assert len(links) == 12
     assert all((folder / link).is_file() for link in links)
     assert page.figures[0].image == (folder / "figures" / "accuracy.svg").read_bytes()

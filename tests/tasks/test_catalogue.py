@@ -97,9 +97,7 @@ def test_neoteny_data_comes_before_the_systems_files(root, monkeypatch):
     system = places.Candidate(str(root / "system"), formats.IDX)
     (root / "system").mkdir()
     (root / "system" / "train-images-idx3-ubyte").touch()
-    data = places.DataSet(
-        "x", "X", (1, 1, 1), (), "", "", "", (places.Candidate("x.npz", formats.NPZ), system)
-    )
+    data = places.DataSet("x", "X", (1, 1, 1), (), "", "", "", (places.Candidate("x.npz", formats.NPZ), system))
     assert places.locate(data) == places.Place(root / "system", formats.IDX)
     (root / "x.npz").touch()
     assert places.locate(data) == places.Place(root / "x.npz", formats.NPZ)

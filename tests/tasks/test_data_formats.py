@@ -307,9 +307,7 @@ def test_cifar10_unpacked(root):
 def test_cifar10_binary(root):
     parts, train, test = cifar10_parts()
     files = {
-        f"{name}.bin": b"".join(
-            bytes([label]) + row.tobytes() for label, row in zip(y, rows_of(x), strict=True)
-        )
+        f"{name}.bin": b"".join(bytes([label]) + row.tobytes() for label, row in zip(y, rows_of(x), strict=True))
         for name, (x, y) in parts.items()
     }
     files["batches.meta.txt"] = ("\n".join(places.CIFAR10.class_names) + "\n\n").encode()
@@ -328,9 +326,7 @@ def test_cifar100_python_and_binary_take_the_fine_labels(root):
     fine, coarse = [i * 3 % 100 for i in range(30)], [i % 20 for i in range(30)]
     names = [name.encode() for name in places.CIFAR100.class_names]
     pickles = {
-        name: python2_pickle(
-            {b"data": rows_of(x[a:b]), b"fine_labels": fine[a:b], b"coarse_labels": coarse[a:b]}
-        )
+        name: python2_pickle({b"data": rows_of(x[a:b]), b"fine_labels": fine[a:b], b"coarse_labels": coarse[a:b]})
         for name, a, b in (("train", 0, 20), ("test", 20, 30))
     }
     pickles["meta"] = python2_pickle({b"fine_label_names": names})
@@ -534,12 +530,8 @@ def test_parquet_in_the_hubs_layout(tmp_path):
     names = {"label": ["ant", "bee", "cow"]}
     for i in range(2):
         rows = slice(6 * i, 6 * i + 6)
-        write(
-            tmp_path / f"data/train-0000{i}-of-00002.parquet", hub_table(x[rows], {"label": y[rows]}, names)
-        )
-    write(
-        tmp_path / "data/validation-00000-of-00001.parquet", hub_table(x[12:16], {"label": y[12:16]}, names)
-    )
+        write(tmp_path / f"data/train-0000{i}-of-00002.parquet", hub_table(x[rows], {"label": y[rows]}, names))
+    write(tmp_path / "data/validation-00000-of-00001.parquet", hub_table(x[12:16], {"label": y[12:16]}, names))
     write(tmp_path / "data/test-00000-of-00001-0f3a.parquet", hub_table(x[16:], {"label": y[16:]}, names))
     write(tmp_path / "data/extra-00000-of-00009.parquet", hub_table(x[:1], {"label": y[:1]}, names))
     data = images.parquet(tmp_path)

@@ -46,9 +46,7 @@ def cut_slowly(rows, labels, count):
     chosen = {
         row
         for label in sizes
-        for row in sorted((row for row in rows if labels[row] == label), key=lambda row: keys[row])[
-            : take[label]
-        ]
+        for row in sorted((row for row in rows if labels[row] == label), key=lambda row: keys[row])[: take[label]]
     }
     return [row for row in rows if row not in chosen], [row for row in rows if row in chosen]
 
@@ -140,9 +138,7 @@ def test_given_splits_keep_their_order_and_lend_dev():
 
 
 def test_types_become_the_libraries_own():
-    data = images.from_arrays(
-        colours(6, (4, 5)).astype(np.float64), np.array([[0], [1], [2]] * 2), dev=0, test=0
-    )
+    data = images.from_arrays(colours(6, (4, 5)).astype(np.float64), np.array([[0], [1], [2]] * 2), dev=0, test=0)
     assert data.inputs.dtype == np.float32
     assert data.inputs.shape == (6, 4, 5, 1)
     assert data.inputs.max() > 1, "floats are left at their scale"

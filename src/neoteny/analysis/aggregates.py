@@ -40,9 +40,7 @@ class Interval:
         if self.n < 0:
             raise ValueError(f"an interval cannot come from n={self.n} units")
         if self.low > self.high:
-            raise ValueError(
-                f"interval bounds are the wrong way round: low={self.low} is above high={self.high}"
-            )
+            raise ValueError(f"interval bounds are the wrong way round: low={self.low} is above high={self.high}")
 
 
 class Band(NamedTuple):
@@ -90,9 +88,7 @@ def probability_of_improvement(x: ArrayLike, y: ArrayLike) -> float:
     """
     x, y = _matrix(x, "x"), _matrix(y, "y")
     if x.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"x has {x.shape[1]} tasks and y has {y.shape[1]}; they must have the same tasks in one order"
-        )
+        raise ValueError(f"x has {x.shape[1]} tasks and y has {y.shape[1]}; they must have the same tasks in one order")
     if np.isnan(x).any() or np.isnan(y).any():
         return math.nan
     pairs = x[:, None, :], y[None, :, :]
@@ -143,9 +139,7 @@ def seed_bootstrap(
     """
     arrays = [np.asarray(sample, dtype=np.float64) for sample in samples]
     if not arrays or any(array.ndim == 0 or len(array) == 0 for array in arrays):
-        raise ValueError(
-            "seed_bootstrap needs one array or more, each with at least one seed on its first axis"
-        )
+        raise ValueError("seed_bootstrap needs one array or more, each with at least one seed on its first axis")
     _check(rng, resamples, level)
     n = min(len(array) for array in arrays)
     value = float(statistic(*arrays))
@@ -216,9 +210,7 @@ def mean_interval(values: ArrayLike, *, rng: np.random.Generator | None = None, 
     return Band(mean[()], low[()], high[()])
 
 
-def mean_estimate(
-    values: ArrayLike, *, rng: np.random.Generator | None = None, level: float = 0.95
-) -> Interval:
+def mean_estimate(values: ArrayLike, *, rng: np.random.Generator | None = None, level: float = 0.95) -> Interval:
     """Mean over seeds as an `Interval`: `mean_interval` for a vector (seeds,), NaN entries missing."""
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1:
@@ -265,9 +257,7 @@ def wilson_interval(successes: int, trials: int, *, level: float = 0.95) -> Inte
     centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = math.sqrt(z2 * (share * (1 - share) / trials + z2 / (4 * trials**2))) / (1 + z2 / trials)
     # At shares 0 and 1 one bound is the share itself; rounding must not move it across.
-    return Interval(
-        share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)), trials, level
-    )
+    return Interval(share, max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)), trials, level)
 
 
 def _bootstrap_means(values, present, low, high, rng, level):
@@ -294,9 +284,7 @@ def _bootstrap_means(values, present, low, high, rng, level):
     return low.reshape(shape), high.reshape(shape)
 
 
-def _percentile_interval(
-    value: float, draws: Float[np.ndarray, " resamples"], n: int, level: float
-) -> Interval:
+def _percentile_interval(value: float, draws: Float[np.ndarray, " resamples"], n: int, level: float) -> Interval:
     if np.isnan(draws).any():
         return Interval(value, math.nan, math.nan, n, level)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
@@ -319,8 +307,7 @@ def _matrix(scores: ArrayLike, name: str) -> Float[np.ndarray, "runs tasks"]:
 def _check_generator(rng: object) -> None:
     if not isinstance(rng, np.random.Generator):
         raise TypeError(
-            "rng must be a numpy.random.Generator, such as numpy.random.default_rng(0); "
-            f"got {type(rng).__name__}"
+            f"rng must be a numpy.random.Generator, such as numpy.random.default_rng(0); got {type(rng).__name__}"
         )
 
 

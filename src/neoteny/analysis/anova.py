@@ -61,10 +61,7 @@ class Anova:
         total = sum(sizes)
         if not total > 0:
             return math.nan
-        return (
-            sum(size for size, effect in zip(sizes, self.effects, strict=True) if len(effect.factors) > 1)
-            / total
-        )
+        return sum(size for size, effect in zip(sizes, self.effects, strict=True) if len(effect.factors) > 1) / total
 
 
 def anova(table: pl.DataFrame | Mapping[str, ArrayLike], factors: Sequence[str], response: str) -> Anova:
@@ -97,9 +94,7 @@ def anova(table: pl.DataFrame | Mapping[str, ArrayLike], factors: Sequence[str],
     for order in range(1, len(factors) + 1):
         for subset in combinations(axes, order):
             marginal = means.mean(axis=tuple(axis for axis in axes if axis not in subset), keepdims=True)
-            lower = sum(
-                effects_of[smaller] for size in range(order) for smaller in combinations(subset, size)
-            )
+            lower = sum(effects_of[smaller] for size in range(order) for smaller in combinations(subset, size))
             effects_of[subset] = marginal - lower
             df = math.prod(levels[axis] - 1 for axis in subset)
             parts[subset] = squares(effects_of[subset], y.size / effects_of[subset].size), df
@@ -115,10 +110,7 @@ def anova(table: pl.DataFrame | Mapping[str, ArrayLike], factors: Sequence[str],
         return tuple(factors[axis] for axis in subset)
 
     return Anova(
-        tuple(
-            _effect(named(subset), ss, df, residual_ss, residual_df, total_ss)
-            for subset, (ss, df) in parts.items()
-        ),
+        tuple(_effect(named(subset), ss, df, residual_ss, residual_df, total_ss) for subset, (ss, df) in parts.items()),
         residual_ss,
         residual_df,
         total_ss,
@@ -153,9 +145,7 @@ def _cells(table, factors: Sequence[str], response: str) -> tuple[np.ndarray, in
     """Responses as (levels of factor 1, ..., levels of the last, replicates), and the number of cells."""
     values = np.asarray(table[response], dtype=np.float64)
     if not np.isfinite(values).all():
-        raise ValueError(
-            f"{response} holds numbers that are not finite; leave those runs out by a stated rule first"
-        )
+        raise ValueError(f"{response} holds numbers that are not finite; leave those runs out by a stated rule first")
     codes, levels = [], []
     for factor in factors:
         names, code = np.unique(np.asarray(table[factor]), return_inverse=True)

@@ -84,9 +84,7 @@ def association(
     if not isinstance(method, Coefficient):
         raise TypeError(f"method must be a Coefficient, such as Coefficient.SPEARMAN; got {method!r}")
     if method is Coefficient.KENDALL and covariates is not None:
-        raise ValueError(
-            "covariates are for Coefficient.SPEARMAN; there is no partial Kendall coefficient here"
-        )
+        raise ValueError("covariates are for Coefficient.SPEARMAN; there is no partial Kendall coefficient here")
     _check(rng, resamples, level)
     group = _groups(clusters, len(x))
     count = int(group.max()) + 1
@@ -94,9 +92,7 @@ def association(
     if any(np.isnan(column).any() for column in (x, y, *others)):
         return Interval(math.nan, math.nan, math.nan, count, level)
     value = (
-        kendall(x, y)
-        if method is Coefficient.KENDALL
-        else float(_from_covariance(_rank_covariance([x, y, *others])))
+        kendall(x, y) if method is Coefficient.KENDALL else float(_from_covariance(_rank_covariance([x, y, *others])))
     )
     if count < 2 or math.isnan(value):
         return Interval(value, math.nan, math.nan, count, level)
@@ -131,9 +127,7 @@ def association_within(
     x, y = _pair(x, y)
     labels = np.asarray(cells)
     if labels.shape != x.shape:
-        raise ValueError(
-            f"cells must have one label for each of the {len(x)} rows; their shape is {labels.shape}"
-        )
+        raise ValueError(f"cells must have one label for each of the {len(x)} rows; their shape is {labels.shape}")
     group = _groups(clusters, len(x))
     others = None if covariates is None else np.stack(_columns(covariates, len(x)), axis=1)
     found = {}
@@ -246,9 +240,7 @@ def _tau(
 def _pair(x: ArrayLike, y: ArrayLike) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
-        raise ValueError(
-            f"x and y must be non-empty vectors of one length; their shapes are {x.shape} and {y.shape}"
-        )
+        raise ValueError(f"x and y must be non-empty vectors of one length; their shapes are {x.shape} and {y.shape}")
     return x, y
 
 
@@ -257,9 +249,7 @@ def _columns(covariates: ArrayLike, rows: int) -> list[np.ndarray]:
     if covariates.ndim == 1:
         covariates = covariates[:, None]
     if covariates.ndim != 2 or len(covariates) != rows:
-        raise ValueError(
-            f"covariates must be ({rows},) or ({rows}, k) like x and y; their shape is {covariates.shape}"
-        )
+        raise ValueError(f"covariates must be ({rows},) or ({rows}, k) like x and y; their shape is {covariates.shape}")
     return list(covariates.T)
 
 
@@ -269,7 +259,5 @@ def _groups(clusters: ArrayLike | None, rows: int) -> Int[np.ndarray, " rows"]:
         return np.arange(rows)
     labels = np.asarray(clusters)
     if labels.shape != (rows,):
-        raise ValueError(
-            f"clusters must have one label for each of the {rows} rows; their shape is {labels.shape}"
-        )
+        raise ValueError(f"clusters must have one label for each of the {rows} rows; their shape is {labels.shape}")
     return np.unique(labels, return_inverse=True)[1]

@@ -107,18 +107,14 @@ def _end_of_run(curves: np.ndarray, count: int) -> Float[np.ndarray, "seeds task
 def _baseline_area(baseline: ArrayLike) -> Float[np.ndarray, " tasks"]:
     baseline = np.asarray(baseline, dtype=np.float64)
     if baseline.ndim != 3 or baseline.size == 0:
-        raise ValueError(
-            f"baseline must be non-empty (seeds, tasks, evaluations); its shape is {baseline.shape}"
-        )
+        raise ValueError(f"baseline must be non-empty (seeds, tasks, evaluations); its shape is {baseline.shape}")
     return baseline.mean(axis=2).mean(axis=0)
 
 
 def _curves(curves: ArrayLike) -> Float[np.ndarray, "seeds tasks evaluations"]:
     curves = np.asarray(curves, dtype=np.float64)
     if curves.ndim != 3 or curves.size == 0:
-        raise ValueError(
-            f"curves must be non-empty (seeds, tasks, evaluations); their shape is {curves.shape}"
-        )
+        raise ValueError(f"curves must be non-empty (seeds, tasks, evaluations); their shape is {curves.shape}")
     _, tasks, evaluations = curves.shape
     if evaluations % tasks:
         raise ValueError(

@@ -177,9 +177,7 @@ def verdict(estimate: Estimate | Sequence, expectation: Expectation) -> Verdict:
         else:
             estimates = estimate
         if len(estimates) != len(expectation.parts):
-            raise ValueError(
-                f"{len(estimates)} estimates for {len(expectation.parts)} parts; give one for each part"
-            )
+            raise ValueError(f"{len(estimates)} estimates for {len(expectation.parts)} parts; give one for each part")
         names = expectation.names or ("",) * len(expectation.parts)
         return all_of(
             [
@@ -188,9 +186,7 @@ def verdict(estimate: Estimate | Sequence, expectation: Expectation) -> Verdict:
             ]
         )
     if not isinstance(expectation, Simple):
-        raise TypeError(
-            f"an expectation is one of Above, Below, Equivalent, NonInferior, AllOf; got {expectation!r}"
-        )
+        raise TypeError(f"an expectation is one of Above, Below, Equivalent, NonInferior, AllOf; got {expectation!r}")
     if estimate is None:
         return not_run("no data")
     if not isinstance(estimate, Interval):
@@ -225,9 +221,7 @@ def all_of(parts: Sequence[Verdict]) -> Verdict:
         raise ValueError("all_of needs at least one verdict")
 
     def which(outcome: Outcome) -> str:
-        return ", ".join(
-            part.name or f"part {i}" for i, part in enumerate(parts, start=1) if part.outcome is outcome
-        )
+        return ", ".join(part.name or f"part {i}" for i, part in enumerate(parts, start=1) if part.outcome is outcome)
 
     outcomes = {part.outcome for part in parts}
     if Outcome.FAILS in outcomes:
@@ -292,9 +286,7 @@ def holm_verdicts(
     holds = _step_down(estimates, expectation, Outcome.HOLDS, level)
     fails = _step_down(estimates, expectation, Outcome.FAILS, level)
     if both := sorted(holds.keys() & fails.keys()):
-        raise ValueError(
-            f"estimates {both} hold at one level and fail at another: their intervals are not nested"
-        )
+        raise ValueError(f"estimates {both} hold at one level and fail at another: their intervals are not nested")
     decided = holds | fails
     strictest = _adjusted(level, len(estimates))
     return [decided[i] if i in decided else _at(estimates[i], expectation, strictest) for i in family]
@@ -304,9 +296,7 @@ def _step_down(estimates, expectation: Simple, outcome: Outcome, level: float) -
     decided: dict[int, Verdict] = {}
     while len(decided) < len(estimates):
         adjusted = _adjusted(level, len(estimates) - len(decided))
-        found = {
-            i: _at(estimates[i], expectation, adjusted) for i in range(len(estimates)) if i not in decided
-        }
+        found = {i: _at(estimates[i], expectation, adjusted) for i in range(len(estimates)) if i not in decided}
         found = {i: each for i, each in found.items() if each.outcome is outcome}
         if not found:
             break
@@ -325,6 +315,4 @@ def _at(estimate: Callable[[float], Estimate], expectation: Simple, level: float
 
 def _require_finite(expectation: object, *numbers: float) -> None:
     if not all(math.isfinite(number) for number in numbers):
-        raise ValueError(
-            f"{type(expectation).__name__} needs finite bounds; got {', '.join(map(str, numbers))}"
-        )
+        raise ValueError(f"{type(expectation).__name__} needs finite bounds; got {', '.join(map(str, numbers))}")

@@ -17,9 +17,7 @@ from neoteny.networks.network import Layer, Network, as_network, split_trainable
 def selected(state: LearnerState, networks: Sequence[str]) -> tuple[str, ...]:
     """`networks` if the state has them all; KeyError naming the ones there are."""
     if isinstance(networks, str):
-        raise TypeError(
-            f"networks must be a tuple of names, not the text {networks!r}; write ({networks!r},)"
-        )
+        raise TypeError(f"networks must be a tuple of names, not the text {networks!r}; write ({networks!r},)")
     for name in networks:
         if name not in state.networks:
             raise KeyError(f"no network {name!r}; the networks are {', '.join(state.networks)}")
@@ -88,9 +86,7 @@ def fresh_moments(state: LearnerState, network: str, name: str, stage: Layer) ->
     """Fresh optimiser state for `stage` in the structure of the state the stage called `name` has now."""
     optimizers = state.require_origin().optimizers
     if network not in optimizers:
-        raise KeyError(
-            f"the origin has no optimiser for network {network!r}; it has them for {', '.join(optimizers)}"
-        )
+        raise KeyError(f"the origin has no optimiser for network {network!r}; it has them for {', '.join(optimizers)}")
     drawn = optimizers[network].init(split_trainable(stage)[0])
     return like(drawn, state.optimizer[network][name], f"the optimiser state of stage {name!r}")
 

@@ -26,9 +26,7 @@ class Context:
     def require_inputs(self) -> Array:
         """The inputs, or a ValueError saying how to supply them."""
         if self.inputs is None:
-            raise ValueError(
-                "this intervention looks at data; give its event a task: Intervene(..., on=task)"
-            )
+            raise ValueError("this intervention looks at data; give its event a task: Intervene(..., on=task)")
         return self.inputs
 
 

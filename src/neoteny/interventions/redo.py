@@ -36,9 +36,7 @@ def stage_outputs(network: Network, inputs: Array) -> dict[str, Array]:
     return network(inputs).stages
 
 
-def dormant_units(
-    activations: Float[Array, "batch ... units"], tau: float | Array = TAU
-) -> Bool[Array, " units"]:
+def dormant_units(activations: Float[Array, "batch ... units"], tau: float | Array = TAU) -> Bool[Array, " units"]:
     """Which units' mean |a|, over all other axes, is <= tau * its mean over units; all in a zero layer."""
     scores = jnp.mean(jnp.abs(activations), axis=tuple(range(activations.ndim - 1)))
     return scores <= tau * jnp.mean(scores)
@@ -88,9 +86,7 @@ def redo(
         if any(stage in held for stage in touched):
             optimizer = state.require_origin().optimizers[network]
             new_states[network] = {
-                stage: _cleared(
-                    optimizer, held[stage], jax.tree.map(jnp.logical_or, incoming[stage], outgoing[stage])
-                )
+                stage: _cleared(optimizer, held[stage], jax.tree.map(jnp.logical_or, incoming[stage], outgoing[stage]))
                 for stage in touched
                 if stage in held
             }
@@ -130,9 +126,7 @@ def _masks(
             incoming.setdefault(stage, nothing)
             outgoing.setdefault(stage, nothing)
         incoming[name] = _either(incoming[name], _incoming(parameters[name], dormant, name))
-        outgoing[receiver] = _either(
-            outgoing[receiver], _outgoing(parameters[receiver], dormant, receiver, name)
-        )
+        outgoing[receiver] = _either(outgoing[receiver], _outgoing(parameters[receiver], dormant, receiver, name))
     return incoming, outgoing
 
 
@@ -160,9 +154,7 @@ def _layers(layer: Layer) -> list:
 def _with_layers(layer: Layer, masks: list) -> Layer:
     """`layer` with the modules of nested chains exchanged; takes them off the front of `masks`."""
     if isinstance(layer, Chain):
-        return eqx.tree_at(
-            lambda chain: chain.layers, layer, tuple(_with_layers(part, masks) for part in layer.layers)
-        )
+        return eqx.tree_at(lambda chain: chain.layers, layer, tuple(_with_layers(part, masks) for part in layer.layers))
     if isinstance(layer, PerExample):
         return PerExample(masks.pop(0))
     return masks.pop(0)
@@ -170,9 +162,9 @@ def _with_layers(layer: Layer, masks: list) -> Layer:
 
 def _kernel_axes(layer: object, stage: str) -> tuple[int, int]:
     """(input axis, output axis) of the layer's one kernel."""
-    held = list(map(_is_kernel, jax.tree.leaves(layer)))
-    direct = jax.tree.leaves(layer, is_leaf=lambda node: isinstance(node, eqx.Module) and node is not layer)
-    if sum(held) != 1 or len(direct) != len(held) or any(isinstance(node, eqx.Module) for node in direct):
+    inner = jax.tree.leaves(layer, is_leaf=lambda node: isinstance(node, eqx.Module) and node is not layer)
+    nested = any(isinstance(node, eqx.Module) and _has_kernel(node) for node in inner)
+    if nested or sum(map(_is_kernel, jax.tree.leaves(layer))) != 1:
         raise ValueError(
             f"redo cannot tell which weights belong to a unit of stage {stage!r}: its {type(layer).__name__} "
             "holds several kernels or layers; name stages to recycle in that neither have one nor feed one"
@@ -199,9 +191,7 @@ def _incoming(parameters: Layer, dormant: Bool[Array, " units"], stage: str) -> 
     layers = _layers(parameters)
     holders = [index for index, layer in enumerate(layers) if _has_kernel(layer)]
     if not holders:
-        raise ValueError(
-            f"redo: stage {stage!r} has no kernel, so it has no units of its own; leave it out of stages"
-        )
+        raise ValueError(f"redo: stage {stage!r} has no kernel, so it has no units of its own; leave it out of stages")
     last = holders[-1]
     _, axis = _kernel_axes(layers[last], stage)
     units = next(array.shape[axis] for array in jax.tree.leaves(layers[last]) if _is_kernel(array))
@@ -217,8 +207,7 @@ def _incoming(parameters: Layer, dormant: Bool[Array, " units"], stage: str) -> 
         return dormant if here and array.shape == (units,) else jnp.zeros(array.shape, bool)
 
     masks = [
-        jax.tree.map(lambda array, here=index >= last: mark(array, here), layer)
-        for index, layer in enumerate(layers)
+        jax.tree.map(lambda array, here=index >= last: mark(array, here), layer) for index, layer in enumerate(layers)
     ]
     return _with_layers(parameters, masks)
 
@@ -242,8 +231,7 @@ def _outgoing(parameters: Layer, dormant: Bool[Array, " units"], stage: str, sou
         return _along(jnp.tile(dormant, places), array, axis)
 
     masks = [
-        jax.tree.map(lambda array, here=index == first: mark(array, here), layer)
-        for index, layer in enumerate(layers)
+        jax.tree.map(lambda array, here=index == first: mark(array, here), layer) for index, layer in enumerate(layers)
     ]
     return _with_layers(parameters, masks)
 

@@ -89,9 +89,7 @@ def _chosen(network: Network, stages: Sequence[str] | int | Array | None) -> dic
         return {network.names[stages]: True}
     if isinstance(stages, Array):
         if stages.ndim or not jnp.issubdtype(stages.dtype, jnp.integer):
-            raise ValueError(
-                f"a stage number must be one integer, not {stages.dtype} of shape {stages.shape}"
-            )
+            raise ValueError(f"a stage number must be one integer, not {stages.dtype} of shape {stages.shape}")
         position = jnp.where(stages < 0, stages + len(network.names), stages)
         return {name: position == index for index, name in enumerate(network.names)}
     return dict.fromkeys(stage_names(network, stages), True)

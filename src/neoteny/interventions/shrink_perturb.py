@@ -45,9 +45,7 @@ def shrink_perturb(
     def mixed(stage: Layer, drawn: Layer) -> Layer:
         parameters, rest = split_trainable(stage)
         fresh, _ = split_trainable(drawn)
-        mix = jax.tree.map(
-            lambda old, new: (shrink * old + perturb * new).astype(old.dtype), parameters, fresh
-        )
+        mix = jax.tree.map(lambda old, new: (shrink * old + perturb * new).astype(old.dtype), parameters, fresh)
         return eqx.combine(mix, rest)
 
     new_networks, new_states = {}, {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,8 +52,7 @@ class Result:
     """
 
     _records: pl.DataFrame
-    _networks: Any
-    _seeds: tuple[int, ...]
+    _networks: Mapping[int, tuple[Any, int]]  # seed -> (a pack's networks, lane)
 
     def frame(self) -> pl.DataFrame:
         """All records: one row a measurement, with the columns of `neoteny.lab.records.Record` and `seed`."""
@@ -68,10 +67,10 @@ class Result:
         import equinox as eqx
         import jax
 
-        if seed not in self._seeds:
-            raise KeyError(f"no seed {seed}; the seeds are {', '.join(map(str, self._seeds))}")
-        dynamic, static = eqx.partition(self._networks, eqx.is_array)
-        lane = self._seeds.index(seed)
+        if seed not in self._networks:
+            raise KeyError(f"no seed {seed}; the seeds are {', '.join(map(str, self._networks))}")
+        networks, lane = self._networks[seed]
+        dynamic, static = eqx.partition(networks, eqx.is_array)
         return eqx.combine(jax.tree.map(lambda leaf: jax.numpy.asarray(leaf[lane]), dynamic), static)
 
     def plot(self, metric: str, *, split: str | None = None) -> Figure:
@@ -209,13 +208,11 @@ def _in_memory(study: Study, plan: Plan, seeds: tuple[int, ...]) -> Result:
         for name, run in plan.runs.items()
     }
     frame = _tidy(join_records(to_table(records, SCHEMA), runs))
-    return Result(frame, runner.networks(), seeds)
+    networks = runner.networks()
+    return Result(frame, {seed: (networks, lane) for lane, seed in enumerate(seeds)})
 
 
 def _in_directory(study: Study, request: Request, store: Store, seeds: tuple[int, ...]) -> Result:
-    import equinox as eqx
-    import jax
-
     if store.is_foreign():
         raise UsageError(f"{store.directory} exists and is no result directory of neoteny; give another out")
     plan = make_plan(study, request)
@@ -233,23 +230,14 @@ def _in_directory(study: Study, request: Request, store: Store, seeds: tuple[int
         manifest = store.pack(pack.name).manifest()
         if status == "failed" and manifest is not None:
             raise RuntimeError(manifest.traceback)
-    runners = {pack.name: make_runner(study, plan, pack) for pack in plan.packs}
-    lanes: dict[int, Any] = {}
+    found: dict[int, tuple[Any, int]] = {}
     for pack in plan.packs:
         pack_store = store.pack(pack.name)
         manifest = pack_store.manifest()
         assert manifest is not None, "every pack is finished here"
-        kept = pack_store.arrays(manifest, _FINAL)
-        networks = runners[pack.name].networks_from(kept)
-        for lane, name in enumerate(pack.runs):
-            lanes[plan.runs[name].config.seed] = jax.tree.map(
-                lambda leaf, i=lane: leaf[i] if eqx.is_array(leaf) else leaf, networks
-            )
-    stacked = jax.tree.map(
-        lambda *leaves: np.stack(leaves) if eqx.is_array(leaves[0]) else leaves[0],
-        *(lanes[seed] for seed in seeds),
-    )
-    return Result(_tidy(load(store.directory)), stacked, seeds)
+        networks = make_runner(study, plan, pack).networks_from(pack_store.arrays(manifest, _FINAL))
+        found.update({plan.runs[name].config.seed: (networks, lane) for lane, name in enumerate(pack.runs)})
+    return Result(_tidy(load(store.directory)), {seed: found[seed] for seed in seeds})
 
 
 def _tidy(frame: pl.DataFrame) -> pl.DataFrame:

@@ -128,11 +128,12 @@ def resolve(study: Study, request: Request) -> dict[str, Run]:
     runs: dict[str, Run] = {}
     for experiment in chosen:
         have = configs.fields(experiment.config)
-        axes = {**experiment.axes(request.preset)}
-        axes.update({name: values for name, values in request.overrides.items() if name in have})
-        for config in configs.product(experiment.config, axes):
-            name = configs.run_name(study.name, experiment.name, config)
-            runs[name] = Run(name, experiment.name, config)
+        given = experiment.axes(request.preset)
+        for block in (given,) if isinstance(given, Mapping) else given:
+            axes = {**block, **{name: values for name, values in request.overrides.items() if name in have}}
+            for config in configs.product(experiment.config, axes):
+                name = configs.run_name(study.name, experiment.name, config)
+                runs[name] = Run(name, experiment.name, config)
     if not runs:
         raise UsageError(f"preset {request.preset!r} of study {study.name!r} has no runs")
     return runs

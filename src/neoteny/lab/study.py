@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from neoteny.tasks.streams import Stream, Task
     from neoteny.training.events import Event
 
+Axes = Mapping[str, Sequence[Any]]
+"""Field -> its values."""
+
 PRESETS = ("smoke", "quick", "paper")
 """Every study has these; a study may list more."""
 
@@ -24,7 +27,8 @@ PRESETS = ("smoke", "quick", "paper")
 class Experiment:
     """One experiment of a study.
 
-    config: a frozen dataclass of fields. axes(preset) -> {field: values}; their product is the runs.
+    config: a frozen dataclass of fields. axes(preset) -> {field: values}, whose product is the runs, or several such
+    products.
     stream(config) -> tasks and script(config, tasks) -> events are called once on the host, where Lane fields
     are not there. learner(config) is called inside the traced program, where Lane fields are traced scalars.
     source(config) -> how tasks are sampled.
@@ -32,7 +36,7 @@ class Experiment:
 
     name: str
     config: type
-    axes: Callable[[str], Mapping[str, Sequence[Any]]]
+    axes: Callable[[str], Axes | Sequence[Axes]]
     stream: Callable[[Any], Stream]
     learner: Callable[[Any], Learner]
     script: Callable[[Any, tuple[Task, ...]], tuple[Event, ...]]

@@ -36,8 +36,7 @@ def features_last(x: Array, size: int, layer: str, argument: str) -> None:
     """`x` is a batch whose last axis has `size` entries."""
     if x.ndim < 2 or x.shape[-1] != size:
         raise ValueError(
-            f"{layer} was made with {argument}={size} and expects (batch, ..., {size}); "
-            f"got an input of shape {x.shape}"
+            f"{layer} was made with {argument}={size} and expects (batch, ..., {size}); got an input of shape {x.shape}"
         )
 
 

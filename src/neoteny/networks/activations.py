@@ -72,7 +72,5 @@ def output_size(activation: ActivationFunction, size: int) -> int:
 def check_activation(activation: ActivationFunction) -> ActivationFunction:
     """`activation`, or a TypeError if it is not a function of an array."""
     if isinstance(activation, Layer) or not callable(activation):
-        raise TypeError(
-            f"activation must be a function of an array, such as activations.relu; got {activation!r}"
-        )
+        raise TypeError(f"activation must be a function of an array, such as activations.relu; got {activation!r}")
     return activation

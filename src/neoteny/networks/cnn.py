@@ -49,9 +49,7 @@ class CNN:
     def sizes(self) -> list[tuple[int, int]]:
         """(height, width) of each convolutional stage's output; ValueError naming the stage too small."""
         sizes, size = [], self.input_shape[:2]
-        for index, (kernel, stride, pool) in enumerate(
-            zip(self.kernels, self.strides, self.pools, strict=True), 1
-        ):
+        for index, (kernel, stride, pool) in enumerate(zip(self.kernels, self.strides, self.pools, strict=True), 1):
             try:
                 size = spatial_size(size, kernel, stride, self.padding)
                 size = spatial_size(size, pool, pool, Padding.VALID)
@@ -139,7 +137,5 @@ def _each(values: int | Sequence[int], stages: int, name: str) -> tuple[int, ...
         return (positive(values, name),) * stages
     numbers = positives(values, name)
     if len(numbers) != stages:
-        raise ValueError(
-            f"{name} must be one number, or one for each of the {stages} channels; got {numbers}"
-        )
+        raise ValueError(f"{name} must be one number, or one for each of the {stages} channels; got {numbers}")
     return numbers

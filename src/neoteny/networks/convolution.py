@@ -105,9 +105,7 @@ def spatial_size(size: Sequence[int], window: Sizes, stride: Sizes, padding: Pad
     """(height, width) after a convolution or pooling; ValueError if the window does not fit."""
     windows, strides = pair(window, "window"), pair(stride, "stride")
     pads = _pads(tuple(size), windows, strides, as_padding(padding))
-    height, width = (
-        (n + sum(p) - w) // s + 1 for n, p, w, s in zip(size, pads, windows, strides, strict=True)
-    )
+    height, width = ((n + sum(p) - w) // s + 1 for n, p, w, s in zip(size, pads, windows, strides, strict=True))
     return height, width
 
 
@@ -220,14 +218,10 @@ def _pads(
         pads = ((0, 0),) * 2
     else:
         # ceil(n / s) outputs; of an odd number of zeros the extra one comes last, as in TensorFlow and XLA.
-        missing = tuple(
-            max((-(-n // s) - 1) * s + w - n, 0) for n, w, s in zip(size, window, stride, strict=True)
-        )
+        missing = tuple(max((-(-n // s) - 1) * s + w - n, 0) for n, w, s in zip(size, window, stride, strict=True))
         pads = tuple((m // 2, m - m // 2) for m in missing)
     if any(n + sum(p) < w for n, p, w in zip(size, pads, window, strict=True)):
-        raise ValueError(
-            f"a window of {window} does not fit into a map of {tuple(size)} with padding {padding}"
-        )
+        raise ValueError(f"a window of {window} does not fit into a map of {tuple(size)} with padding {padding}")
     return pads
 
 

@@ -33,12 +33,8 @@ class Dense(Layer):
     ):
         self.in_size = positive(in_size, "in_size")
         self.out_size = positive(out_size, "out_size")
-        self.weight = initializer.weight(
-            named_key(key, "weight"), (self.in_size, self.out_size), self.in_size
-        )
-        self.bias = (
-            initializer.bias(named_key(key, "bias"), (self.out_size,), self.in_size) if use_bias else None
-        )
+        self.weight = initializer.weight(named_key(key, "weight"), (self.in_size, self.out_size), self.in_size)
+        self.bias = initializer.bias(named_key(key, "bias"), (self.out_size,), self.in_size) if use_bias else None
 
     def __call__(self, x, *, train=False, key=None):
         features_last(x, self.in_size, "Dense", "in_size")

@@ -126,9 +126,7 @@ class BatchNorm(Layer):
             return _scaled(normalised, self.scale, self.bias).astype(x.dtype), self
         count = math.prod(x.shape[:-1])
         if count < 2:
-            raise ValueError(
-                f"BatchNorm needs at least two values per feature to train on; got shape {x.shape}"
-            )
+            raise ValueError(f"BatchNorm needs at least two values per feature to train on; got shape {x.shape}")
         axes = tuple(range(x.ndim - 1))
         shift = lax.stop_gradient(y[(0,) * (x.ndim - 1)])
         y = y - shift

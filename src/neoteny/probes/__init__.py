@@ -19,7 +19,7 @@ from neoteny.probes.curvature import (
 )
 from neoteny.probes.dormancy import constant_fraction, dead_fraction, dormant_fraction
 from neoteny.probes.measurement import FeatureProbe, Measurement, NetworkProbe, Stages, Units, ViewProbe, measurement
-from neoteny.probes.plasticity import Plasticity, plasticity, random_sines, regret, view_plasticity
+from neoteny.probes.plasticity import Plasticity, plasticity, random_sines, regret, view_plasticity, view_regret
 from neoteny.probes.rank import (
     effective_rank,
     entropy_rank,
@@ -58,6 +58,7 @@ KNOWN: dict[Callable, Measurement] = {
     sharpness: ViewProbe("sharpness", sharpness),
     output_sharpness: ViewProbe("output_sharpness", output_sharpness),
     plasticity: ViewProbe("plasticity", view_plasticity),
+    regret: ViewProbe("regret", view_regret),
 }
 """Probe function -> how a run applies it and under which name it is recorded."""
 

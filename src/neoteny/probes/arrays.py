@@ -27,9 +27,7 @@ def as_real(array: ArrayLike, name: str) -> np.ndarray:
     """`array` as a NumPy array in its own dtype; ValueError if it is complex."""
     real = np.asarray(array)
     if np.iscomplexobj(real):
-        raise ValueError(
-            f"{name} is complex; give its modulus, or its real and imaginary parts as separate units"
-        )
+        raise ValueError(f"{name} is complex; give its modulus, or its real and imaginary parts as separate units")
     return real
 
 

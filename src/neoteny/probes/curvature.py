@@ -22,7 +22,7 @@ BREAKDOWN = 1e-10
 In float32 ten roundings (1.2e-6) take its place, since the products are no more exact than that.
 """
 
-SHARPNESS_ITERATIONS = 24
+SHARPNESS_ITERATIONS = 20
 """Hessian-vector products `sharpness` takes."""
 
 
@@ -85,9 +85,7 @@ def hessian_vector_products(params: PyTree, *, iterations: int = 80, draws: int 
     return draws * min(iterations, size)
 
 
-def _tridiagonal(
-    product: Callable[[Array], Array], start: Float[Array, " n"], count: int
-) -> Float[Array, "m m"]:
+def _tridiagonal(product: Callable[[Array], Array], start: Float[Array, " n"], count: int) -> Float[Array, "m m"]:
     """The tridiagonal matrix of `count` Lanczos steps from `start`."""
     tolerance = max(BREAKDOWN, 10 * float(jnp.finfo(start.dtype).eps))
     basis = jnp.zeros((count, start.size), start.dtype).at[0].set(start / jnp.linalg.norm(start))
@@ -109,9 +107,7 @@ def _tridiagonal(
         return (basis, kept, size, more), (jnp.where(active, alpha, 0), kept, active)
 
     nothing = jnp.zeros((), start.dtype)
-    _, (alpha, beta, active) = jax.lax.scan(
-        step, (basis, nothing, nothing, jnp.asarray(True)), jnp.arange(count)
-    )
+    _, (alpha, beta, active) = jax.lax.scan(step, (basis, nothing, nothing, jnp.asarray(True)), jnp.arange(count))
     # A step past the end becomes a node of its own, with no weight. At the first Rayleigh quotient it is
     # within the spectrum, so neither the largest nor the smallest eigenvalue needs a mask.
     alpha = jnp.where(active, alpha, alpha[0])
@@ -142,13 +138,14 @@ def sharpness(
 ) -> dict[str, Float[Array, ""]]:
     """Largest eigenvalue of the training loss's Hessian on `batch`, at place `all`.
 
-    ACCURACY
+    A lower bound, up to rounding. On MLPs 64-64x2-10, at initialisation and after 500 and 1000 Adam steps on
+    true and on random labels, 20 products came within a relative 1e-5 of 120 (float32's own accuracy), 12
+    within 2e-4 and 8 within 10 %. All products share one key: dropout masks are fixed.
     """
     loss_key, start_key = jax.random.split(key)
     parameters, rest = split_trainable(view.network)
 
     def loss(parameters: PyTree) -> Array:
-        # One key for all products: the Hessian is of one function, dropout included.
         return view.loss(eqx.combine(parameters, rest), batch, loss_key)
 
     return {ALL: hessian_spectrum(loss, parameters, key=start_key, iterations=iterations).largest}

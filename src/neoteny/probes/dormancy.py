@@ -33,9 +33,7 @@ def dormant_fraction(activations: ArrayLike, tau: float = 0.025, *, lanes: int =
     ValueError for too few axes, or unless 0 <= tau < 1.
     """
     if not 0 <= tau < 1:
-        raise ValueError(
-            f"tau is {tau}; it is a share of the layer's mean: at least 0 and below 1, 0.025 for example"
-        )
+        raise ValueError(f"tau is {tau}; it is a share of the layer's mean: at least 0 and below 1, 0.025 for example")
     array = stage_output(activations, lanes)
     size = np.abs(array).mean(axis=_samples(array, lanes), dtype=np.float64)
     with np.errstate(invalid="ignore"):  # 0 * inf, in a lane that is NaN in the result

@@ -50,9 +50,7 @@ def plain(outputs: Array) -> Array:
     return outputs
 
 
-def squared_error(
-    outputs: Float[Array, "batch values"], targets: Float[Array, "batch values"]
-) -> Float[Array, ""]:
+def squared_error(outputs: Float[Array, "batch values"], targets: Float[Array, "batch values"]) -> Float[Array, ""]:
     """Squared error, mean over batch and outputs."""
     return jnp.mean(jnp.square(outputs - targets))
 
@@ -168,6 +166,29 @@ def view_plasticity(
     }
 
 
+def view_regret(
+    view: View,
+    batch: Batch,
+    key: PRNGKeyArray,
+    *,
+    targets: int = 10,
+    steps: int = 2000,
+    batch_size: int | None = None,
+) -> dict[str, Float[Array, ""]]:
+    """`regret` on the batch's inputs, recorded at the place of the whole."""
+    measured = regret(
+        view.network,
+        view.maker,
+        batch.inputs,
+        view.optimizer,
+        key=key,
+        targets=targets,
+        steps=steps,
+        batch_size=batch_size,
+    )
+    return {"": measured}
+
+
 class _Fit(NamedTuple):
     """How a copy is trained."""
 
@@ -208,14 +229,17 @@ def _measure(
         return _train(fit, network, states, shift + sine)
 
     initial, final = jax.vmap(lane)(sines)
-    # a is constant over inputs, so the variance is the sines'; theirs is finite even if the network is not.
+    # a is constant over inputs, so the variance is that of the sines, finite even if the network is not.
     variance = jnp.mean(jnp.var(sines, axis=1), axis=-1)
     kept = jnp.isfinite(final)
     final = jnp.mean(jnp.where(kept, final, variance))
+    # Mean and difference may be fused into one multiply-add: of equal numbers that leaves a rounding.
+    origin = final if reference is None else reference
+    rise = jnp.where(final == origin, 0, final - origin)
     return Plasticity(
         initial=jnp.mean(jnp.where(jnp.isfinite(initial), initial, variance)),
         final=final,
-        rise=jnp.zeros_like(final) if reference is None else final - reference,
+        rise=rise,
         baseline=jnp.mean(variance),
         diverged=jnp.mean(~kept, dtype=final.dtype),
     )

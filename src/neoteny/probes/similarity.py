@@ -58,9 +58,7 @@ def class_variances(features: ArrayLike, labels: ArrayLike) -> tuple[PerLane, Pe
         )
     if classes.shape not in ((n,), (*lanes, n)):
         wanted = f"{(n,)}" + (f" or {(*lanes, n)}" if lanes else "")
-        raise ValueError(
-            f"labels has shape {classes.shape} and features {values.shape}; give labels of shape {wanted}"
-        )
+        raise ValueError(f"labels has shape {classes.shape} and features {values.shape}; give labels of shape {wanted}")
     classes = np.broadcast_to(classes, (*lanes, n))
     within, between = np.empty(lanes), np.empty(lanes)
     for lane in np.ndindex(lanes):
@@ -68,9 +66,7 @@ def class_variances(features: ArrayLike, labels: ArrayLike) -> tuple[PerLane, Pe
     return measured(within, finite), measured(between, finite)
 
 
-def _variances(
-    features: Float64[np.ndarray, "n d"], labels: Integer[np.ndarray, " n"]
-) -> tuple[float, float]:
+def _variances(features: Float64[np.ndarray, "n d"], labels: Integer[np.ndarray, " n"]) -> tuple[float, float]:
     spreads, means = [], []
     for label in np.unique(labels):
         members = features[labels == label]
@@ -86,9 +82,7 @@ def _variances(
 
 def _check_pair(x: tuple[int, ...], y: tuple[int, ...]) -> None:
     if x[-2] != y[-2]:
-        raise ValueError(
-            f"x has {x[-2]} samples and y has {y[-2]}; give the same samples in the same order to both"
-        )
+        raise ValueError(f"x has {x[-2]} samples and y has {y[-2]}; give the same samples in the same order to both")
     try:
         np.broadcast_shapes(x[:-2], y[:-2])
     except ValueError:

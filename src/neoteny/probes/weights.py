@@ -42,9 +42,7 @@ def weight_norm(view: View, batch: Batch, key: PRNGKeyArray) -> dict[str, Float[
     Lyle et al. 2023, section 3.3. Batch and key are not looked at.
     """
     del batch, key
-    stages = {
-        name: kernels(stage) for name, stage in zip(view.network.names, view.network.stages, strict=True)
-    }
+    stages = {name: kernels(stage) for name, stage in zip(view.network.names, view.network.stages, strict=True)}
     return _norms(stages)
 
 
@@ -55,9 +53,7 @@ def gradient_norm(view: View, batch: Batch, key: PRNGKeyArray) -> dict[str, Floa
     """
     parameters, rest = split_trainable(view.network)
     gradient = jax.grad(lambda p: view.loss(eqx.combine(p, rest), batch, key))(parameters)
-    return _norms(
-        {name: jax.tree.leaves(stage) for name, stage in zip(gradient.names, gradient.stages, strict=True)}
-    )
+    return _norms({name: jax.tree.leaves(stage) for name, stage in zip(gradient.names, gradient.stages, strict=True)})
 
 
 def _norms(stages: dict[str, list[Array]]) -> dict[str, Float[Array, ""]]:

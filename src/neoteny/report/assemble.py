@@ -178,7 +178,11 @@ def _environment(results: Results) -> dict[str, str]:
 
 def _notes(results: Results) -> tuple[str, ...]:
     notes = {note for manifest in results.manifests.values() if manifest is not None for note in manifest.accepted}
-    unfinished = [name for name, manifest in results.manifests.items() if manifest is None or manifest.status != "finished"]
+    unfinished = [
+        name for name, manifest in results.manifests.items() if manifest is None or manifest.status != "finished"
+    ]
     if unfinished:
-        notes.add(f"{len(unfinished)} of {len(results.manifests)} packs are not finished; the numbers here are of the rest")
+        notes.add(
+            f"{len(unfinished)} of {len(results.manifests)} packs are not finished; the numbers here are of the rest"
+        )
     return tuple(sorted(notes))

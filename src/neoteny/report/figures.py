@@ -116,9 +116,7 @@ class Setting:
     marker: str = "o"
 
 
-def settings(
-    frame: pl.DataFrame, by: Sequence[str], labels: Mapping[Key, str] | None = None
-) -> dict[Key, Setting]:
+def settings(frame: pl.DataFrame, by: Sequence[str], labels: Mapping[Key, str] | None = None) -> dict[Key, Setting]:
     """One look for each combination of the columns `by` in `frame`; made once, then passed to every figure of
     a study.
 
@@ -138,9 +136,7 @@ def settings(
 
 def _look(place: int, label: str) -> Setting:
     cycle, colour = divmod(place, len(COLOURS))
-    return Setting(
-        label, COLOURS[colour], _DASHES[cycle % len(_DASHES)], _MARKERS[(place + cycle) % len(_MARKERS)]
-    )
+    return Setting(label, COLOURS[colour], _DASHES[cycle % len(_DASHES)], _MARKERS[(place + cycle) % len(_MARKERS)])
 
 
 def _name(by: Sequence[str], key: Key) -> str:
@@ -170,9 +166,7 @@ def _require(frame: pl.DataFrame, columns: Sequence[str]) -> None:
         if column not in frame.columns:
             raise KeyError(f"no column {column!r} to draw; the columns are {', '.join(frame.columns)}")
     if frame.is_empty():
-        raise ValueError(
-            "nothing to draw: the frame has no rows; check the filter on metric, event and place"
-        )
+        raise ValueError("nothing to draw: the frame has no rows; check the filter on metric, event and place")
 
 
 class Series(NamedTuple):
@@ -184,9 +178,7 @@ class Series(NamedTuple):
     diverged: np.ndarray
 
 
-def _series(
-    frame: pl.DataFrame, x: str, y: str, seeds: str, diverged: str | None, places: Mapping | None
-) -> Series:
+def _series(frame: pl.DataFrame, x: str, y: str, seeds: str, diverged: str | None, places: Mapping | None) -> Series:
     """The rows of one setting as a table of seeds and points. ValueError if a seed has two values at one
     point."""
     xs = [places[item] if places else float(item) for item in frame[x].to_list()]
@@ -300,15 +292,11 @@ def curves(
             elif share_y:
                 axes.tick_params(labelleft=False)
         if direct:
-            _label_ends(
-                figure, grid[0], [(looks[key], drawn[0][key], level) for key in looks if key in drawn[0]]
-            )
+            _label_ends(figure, grid[0], [(looks[key], drawn[0][key], level) for key in looks if key in drawn[0]])
     return figure
 
 
-def _draw_curve(
-    axes: Axes, series: Series, look: Setting, level: float, show_seeds: bool, floor: float
-) -> None:
+def _draw_curve(axes: Axes, series: Series, look: Setting, level: float, show_seeds: bool, floor: float) -> None:
     x, values, diverged = series
     middle, low, high = mean_interval(values, level=level)
     if show_seeds and len(values) > 1:
@@ -318,9 +306,7 @@ def _draw_curve(
     partial = _partial(values)
     if partial.any():
         seen = np.isfinite(middle)
-        axes.plot(
-            x[seen], middle[seen], color=look.colour, linewidth=1.3, linestyle=(0, (1, 1.6)), zorder=2.8
-        )
+        axes.plot(x[seen], middle[seen], color=look.colour, linewidth=1.3, linestyle=(0, (1, 1.6)), zorder=2.8)
     full = np.where(partial, math.nan, middle)
     marked = _alone(full) if len(x) > FEW_POINTS else np.isfinite(full)
     axes.plot(
@@ -352,9 +338,7 @@ def _draw_curve(
 
 def _floor(cells: list[dict[Key, Series]]) -> float:
     """Where a band ends on a logarithmic axis if its lower bound is not positive: out of sight."""
-    seen = np.concatenate(
-        [series.values[np.isfinite(series.values)] for cell in cells for series in cell.values()]
-    )
+    seen = np.concatenate([series.values[np.isfinite(series.values)] for cell in cells for series in cell.values()])
     return float(seen.min()) / 10 if len(seen) and (seen > 0).all() else -math.inf
 
 
@@ -478,9 +462,7 @@ def _dots(
         tall = 0.75 + sum(0.14 + 0.16 * (1 + text.count("\n")) for text in texts)
         figure, grid = _grid(len(panels), columns, title, [], note, height=max(tall, 1.3))
         # whiskers by the numbers of all panels, on one scale: they are there to be compared
-        everything = [
-            entry for rows in panels for row in rows for entry in (row.low, row.middle, row.high, *row.seeds)
-        ]
+        everything = [entry for rows in panels for row in rows for entry in (row.low, row.middle, row.high, *row.seeds)]
         for index, (axes, rows, name) in enumerate(zip(grid, panels, names, strict=True)):
             axes.grid(visible=False, axis="y")
             axes.set_title(name)
@@ -562,8 +544,7 @@ def heatmap(
     values = np.asarray(values, float)
     if values.ndim != 2 or values.shape != (len(rows), len(columns)):
         raise ValueError(
-            f"a heatmap of {len(rows)} rows and {len(columns)} columns needs values of that shape; "
-            f"got {values.shape}"
+            f"a heatmap of {len(rows)} rows and {len(columns)} columns needs values of that shape; got {values.shape}"
         )
     finite = values[np.isfinite(values)]
     low, high = limits or ((float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0))
@@ -596,9 +577,7 @@ def heatmap(
         row_places = range(0, len(rows), math.ceil(len(rows) / 30))
         names = [formats.value(columns[place]) for place in column_places]
         slanted = max(len(name) for name in names) * len(names) > 90
-        axes.set_xticks(
-            column_places, names, rotation=35 if slanted else 0, ha="right" if slanted else "center"
-        )
+        axes.set_xticks(column_places, names, rotation=35 if slanted else 0, ha="right" if slanted else "center")
         axes.set_yticks(row_places, [_wrap(formats.value(rows[place]), 34) for place in row_places])
         axes.set_xlabel(column_label)
         axes.set_ylabel(row_label)
@@ -636,9 +615,7 @@ def _looks(frame: pl.DataFrame, by: Sequence[str], given: Mapping[Key, Setting] 
         return own
     for key in own:
         if key not in given:
-            raise KeyError(
-                f"no look for the setting {_name(by, key)}; make `settings` from a frame that holds it"
-            )
+            raise KeyError(f"no look for the setting {_name(by, key)}; make `settings` from a frame that holds it")
     return {key: look for key, look in given.items() if key in own}
 
 
@@ -829,9 +806,7 @@ def _label_ends(figure: Figure, axes: Axes, lines: list[tuple[Setting, Series, f
         if len(seen):
             placed.append((look, _wrap(look.label, 28), float(series.x[seen[-1]]), float(middle[seen[-1]])))
     for _, text, _, _ in placed:  # the labels' widths decide how wide the axes are
-        axes.annotate(
-            text, (1, 0.5), (8, 0), "axes fraction", "offset points", fontsize=8.5, annotation_clip=False
-        )
+        axes.annotate(text, (1, 0.5), (8, 0), "axes fraction", "offset points", fontsize=8.5, annotation_clip=False)
     figure.draw_without_rendering()
     for artist in list(axes.texts[-len(placed) :] if placed else []):
         artist.remove()

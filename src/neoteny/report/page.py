@@ -53,9 +53,7 @@ class RenderedFigure:
 
     def __post_init__(self):
         if self.media_type not in ("image/svg+xml", "image/png"):
-            raise ValueError(
-                f"figure {self.name}: {self.media_type!r} is neither image/svg+xml nor image/png"
-            )
+            raise ValueError(f"figure {self.name}: {self.media_type!r} is neither image/svg+xml nor image/png")
 
 
 def read_figure(
@@ -68,9 +66,7 @@ def read_figure(
     """
     vectors = [path for path in paths if path.suffix == ".svg"]
     if not vectors:
-        raise ValueError(
-            f"figure {name}: no .svg among {', '.join(str(path) for path in paths) or 'no files'}"
-        )
+        raise ValueError(f"figure {name}: no .svg among {', '.join(str(path) for path in paths) or 'no files'}")
     files = {path.suffix[1:].upper(): path.relative_to(page_folder).as_posix() for path in paths}
     return RenderedFigure(name, caption, vectors[0].read_bytes(), title=title, files=files)
 
@@ -216,9 +212,7 @@ def render(page: Page) -> str:
 def _template() -> Template:
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(
         number=formats.number,
         interval=formats.interval,
@@ -233,9 +227,7 @@ def _template() -> Template:
         weblink=_weblink,
         whisker=_whisker,
     )
-    return environment.from_string(
-        resources.files("neoteny.report").joinpath("page.html.jinja").read_text("utf-8")
-    )
+    return environment.from_string(resources.files("neoteny.report").joinpath("page.html.jinja").read_text("utf-8"))
 
 
 def _sum(*terms: float | None) -> float | None:
@@ -294,9 +286,7 @@ def _prose(text: str) -> Markup:
     if len(pieces) % 2 == 0:  # a backtick without a partner stands for itself
         pieces[-2:] = ["`".join(pieces[-2:])]
     code = Markup("<code>{}</code>")
-    return Markup("").join(
-        code.format(piece) if index % 2 else escape(piece) for index, piece in enumerate(pieces)
-    )
+    return Markup("").join(code.format(piece) if index % 2 else escape(piece) for index, piece in enumerate(pieces))
 
 
 def _weblink(url: str) -> str:

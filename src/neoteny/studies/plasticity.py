@@ -108,7 +108,14 @@ class Config:
 
 
 SIZES: dict[str, dict[str, tuple]] = {
-    "smoke": {"data": ("digits",), "width": (16,), "batch": (64,), "tasks": (2,), "steps_per_task": (20,), "seed": (0, 1)},
+    "smoke": {
+        "data": ("digits",),
+        "width": (16,),
+        "batch": (64,),
+        "tasks": (2,),
+        "steps_per_task": (20,),
+        "seed": (0, 1),
+    },
     "demo": {"width": (128,), "batch": (128,), "tasks": (12,), "steps_per_task": (500,), "seed": tuple(range(4))},
     "quick": {"seed": tuple(range(5))},
     "quick_full": {"width": (1024,), "batch": (512,), "tasks": (20,), "seed": tuple(range(5))},
@@ -123,6 +130,9 @@ PRESETS = {
     "quick_full": "the paper's width of 1024, 20 tasks, 5 seeds: several hours on two CPU cores",
     "paper": "width 1024, batch 512, 30 tasks of 3,000 steps (90,000 in all), for a GPU",
 }
+
+DEFAULT, TUNED = (0.999, 0.0), (0.9, 1e-3)
+"""(adam_b2, adam_eps_root) of Adam as it comes, and as the paper tunes it."""
 
 OPTIMIZERS = {"adam_b2": (0.999, 0.9), "adam_eps_root": (0.0, 1e-3)}
 """The 2 x 2 factorial of the paper's two changes to Adam; the first of each is the default."""
@@ -168,8 +178,10 @@ def source(config: Config) -> Minibatch:
     return Minibatch(config.batch)
 
 
-def case1_axes(preset: str) -> dict:
-    """Four Adam settings, every seed."""
+def case1_axes(preset: str) -> dict | list[dict]:
+    """Four Adam settings, every seed; only the default and the tuned one where that is dear."""
+    if preset == "quick_full":
+        return [{**SIZES[preset], "adam_b2": (b2,), "adam_eps_root": (root,)} for b2, root in (DEFAULT, TUNED)]
     return {**SIZES[preset], **OPTIMIZERS}
 
 
@@ -184,9 +196,6 @@ remedies = Experiment("remedies", Config, remedies_axes, stream, learner, script
 
 
 # Claims -----------------------------------------------------------------------------------------------------------
-
-DEFAULT, TUNED = (0.999, 0.0), (0.9, 1e-3)
-"""(adam_b2, adam_eps_root) of Adam as it comes, and as the paper tunes it."""
 
 SETTINGS = {
     (0.999, 0.0): "default Adam",
@@ -212,7 +221,9 @@ def _by_task(frame: pl.DataFrame, setting: tuple[float, float], metric: str, pla
     )
     if rows.is_empty():
         return None
-    table = rows.pivot("task", index="seed", values="value", aggregate_function="first", sort_columns=False).sort("seed")
+    table = rows.pivot("task", index="seed", values="value", aggregate_function="first", sort_columns=False).sort(
+        "seed"
+    )
     columns = sorted((name for name in table.columns if name != "seed"), key=int)
     return table.select(columns).to_numpy().astype(float)
 
@@ -286,7 +297,9 @@ def _which_change(frame: pl.DataFrame) -> Verdict:
     effects = [_named("main effect of b2 = 0.9", b2_effect), _named("main effect of eps_root = 1e-3", root_effect)]
     interaction = _effect("interaction (reported, not claimed)", mean_estimate(both - b2 - root + none))
     decided = all_of(effects)
-    return Verdict(decided.outcome, decided.measured, decided.interval, decided.n, decided.reason, (*effects, interaction))
+    return Verdict(
+        decided.outcome, decided.measured, decided.interval, decided.n, decided.reason, (*effects, interaction)
+    )
 
 
 def _named(name: str, found: Verdict) -> Verdict:
@@ -365,7 +378,9 @@ def _curve(
     return draw
 
 
-def _remedies_figure(metric: str, y_label: str, place: str = "", scale: float = 1.0) -> Callable[[pl.DataFrame], Figure | None]:
+def _remedies_figure(
+    metric: str, y_label: str, place: str = "", scale: float = 1.0
+) -> Callable[[pl.DataFrame], Figure | None]:
     def draw(frame: pl.DataFrame) -> Figure | None:
         from neoteny.report.figures import curves, settings
 
@@ -429,18 +444,25 @@ FIGURES = (
 
 
 def summary(frame: pl.DataFrame) -> tuple[str, ...]:
-    """What was measured, in a sentence for each Adam setting."""
-    parts = []
+    """What was measured, in a sentence for each Adam setting, and what the claims alone would hide."""
+    told, starts = [], {}
     for setting, name in SETTINGS.items():
         accuracy = _accuracy(frame, setting)
         dead = _by_task(frame, setting, "dead_units", "all")
         if accuracy is None or dead is None:
             continue
-        third = accuracy.shape[1] // 3
-        first, last = float(np.nanmean(accuracy[:, :third])), float(np.nanmean(accuracy[:, -third:]))
-        parts.append(f"{name}: {first:.0f} % of labels fitted in the first third of tasks, {last:.0f} % in the last, "
-                     f"{100 * float(np.nanmean(dead[:, -1])):.0f} % of units dead at the end")  # fmt: skip
-    return (". ".join(parts) + ".",) if parts else ()
+        first = starts[setting] = float(np.nanmean(accuracy[:, : accuracy.shape[1] // 3]))
+        told.append(
+            f"{name[0].upper()}{name[1:]}: {first:.0f} % of labels fitted in the first third of tasks, "
+            f"{float(np.nanmean(_last_third(accuracy))):.0f} % in the last, "
+            f"{100 * float(np.nanmean(dead[:, -1])):.0f} % of units dead at the end."
+        )
+    if DEFAULT in starts and TUNED in starts and starts[TUNED] < 0.5 * starts[DEFAULT]:
+        told.append(
+            "Mind the level: tuned Adam is stable here, but fits far fewer labels than default Adam does at first. With "
+            "eps_root = 1e-3 inside the root, updates are small once gradients are, so a budget this short is not enough for it."
+        )
+    return tuple(told)
 
 
 STUDY = Study(

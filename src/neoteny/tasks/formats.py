@@ -38,9 +38,7 @@ SPLIT_NAMES = {
     "dev": ("dev", "validation", "valid", "val"),
     "test": ("test", "testing"),
 }
-IMAGE_SUFFIXES = frozenset(
-    (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-)
+IMAGE_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
 
 _UNREADABLE = (
     OSError,
@@ -116,9 +114,7 @@ def read_npz(path: Path) -> Contents:
         raise _unreadable(path, error) from error
     if "train" not in splits:
         held = ", ".join(sorted(names)) or "nothing"
-        raise UsageError(
-            f"{path}: no arrays x_train and y_train (it holds {held}); save them under these names"
-        )
+        raise UsageError(f"{path}: no arrays x_train and y_train (it holds {held}); save them under these names")
     return Contents(splits, tuple(str(name) for name in class_names.ravel()))
 
 
@@ -176,9 +172,7 @@ def read_idx_folder(folder: Path) -> Contents:
         for kind in ("images-idx3", "labels-idx1"):
             path = _idx_file(folder, part, kind)
             if path is None:
-                raise UsageError(
-                    f"{folder}: no {part}-{kind}-ubyte or {part}-{kind}-ubyte.gz; add the missing file"
-                )
+                raise UsageError(f"{folder}: no {part}-{kind}-ubyte or {part}-{kind}-ubyte.gz; add the missing file")
             arrays.append(read_idx(path))
         splits[split] = (arrays[0], arrays[1])
     return Contents(splits)
@@ -239,9 +233,7 @@ def _cifar_pickle(raw: bytes, where: str) -> dict[bytes, Any]:
             f"{where}: not one of CIFAR's pickled batches ({in_one_line(error)}); fetch the archive again"
         ) from error
     if not isinstance(held, dict):
-        raise UsageError(
-            f"{where}: holds a {type(held).__name__}, not CIFAR's dictionary; fetch the archive again"
-        )
+        raise UsageError(f"{where}: holds a {type(held).__name__}, not CIFAR's dictionary; fetch the archive again")
     # Python 2 wrote byte strings; a batch written again by Python 3 has text.
     return {key.encode() if isinstance(key, str) else key: value for key, value in held.items()}
 
@@ -256,11 +248,7 @@ def _archive_members(path: Path, wanted: Sequence[str]) -> dict[str, bytes]:
             with tarfile.open(path) as archive:
                 for member in archive:
                     name = Path(member.name).name
-                    if (
-                        name in wanted
-                        and member.isfile()
-                        and (handle := archive.extractfile(member)) is not None
-                    ):
+                    if name in wanted and member.isfile() and (handle := archive.extractfile(member)) is not None:
                         found[name] = handle.read()
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
@@ -286,14 +274,11 @@ def _read_cifar_pickles(
             where = f"{path}: {file}"
             batch = _cifar_pickle(members[file], where)
             if b"data" not in batch or labels not in batch:
-                raise UsageError(
-                    f"{where}: no 'data' or no {labels.decode()!r} in it; fetch the archive again"
-                )
+                raise UsageError(f"{where}: no 'data' or no {labels.decode()!r} in it; fetch the archive again")
             rows = np.asarray(batch[b"data"])
             if rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3072:
                 raise UsageError(
-                    f"{where}: images are {rows.dtype} {rows.shape}, not uint8 (n, 3072); fetch the archive "
-                    "again"
+                    f"{where}: images are {rows.dtype} {rows.shape}, not uint8 (n, 3072); fetch the archive again"
                 )
             images.append(_cifar_images(rows))
             targets.append(np.asarray(batch[labels]))
@@ -302,9 +287,7 @@ def _read_cifar_pickles(
     return Contents(splits, tuple(name.decode() if isinstance(name, bytes) else str(name) for name in held))
 
 
-def _read_cifar_binaries(
-    path: Path, parts: Mapping[str, Sequence[str]], names: str, label_bytes: int
-) -> Contents:
+def _read_cifar_binaries(path: Path, parts: Mapping[str, Sequence[str]], names: str, label_bytes: int) -> Contents:
     """Records of label bytes (the class last) and 3,072 pixels."""
     members = _archive_members(path, [names, *(name for part in parts.values() for name in part)])
     size = label_bytes + 3072
@@ -313,8 +296,7 @@ def _read_cifar_binaries(
         for file in files:
             if len(members[file]) % size or not members[file]:
                 raise UsageError(
-                    f"{path}: {file} has {len(members[file])} bytes, no multiple of {size}; fetch the "
-                    "archive again"
+                    f"{path}: {file} has {len(members[file])} bytes, no multiple of {size}; fetch the archive again"
                 )
         records = np.frombuffer(b"".join(members[file] for file in files), np.uint8).reshape(-1, size)
         splits[split] = (_cifar_images(records[:, label_bytes:]), records[:, label_bytes - 1].copy())
@@ -362,9 +344,7 @@ def read_pixel_csv(path: Path, pixels: int) -> tuple[np.ndarray, np.ndarray]:
     except _UNREADABLE as error:
         raise _unreadable(path, error) from error
     if table.shape[1] != pixels + 1:
-        raise UsageError(
-            f"{path}: {table.shape[1]} columns where {pixels + 1} belong; install the package again"
-        )
+        raise UsageError(f"{path}: {table.shape[1]} columns where {pixels + 1} belong; install the package again")
     return np.ascontiguousarray(table[:, :-1]), table[:, -1].copy()
 
 
@@ -411,9 +391,7 @@ def decode_images(
                     converted = converted.resize((resize[1], resize[0]), Image.Resampling.BILINEAR)
                 pixels = np.asarray(converted, np.uint8)
         except errors as error:
-            raise UsageError(
-                f"{name}: not a readable image ({in_one_line(error)}); replace or remove it"
-            ) from error
+            raise UsageError(f"{name}: not a readable image ({in_one_line(error)}); replace or remove it") from error
         return pixels[..., None] if pixels.ndim == 2 else pixels
 
     decoded: dict[str, list[np.ndarray]] = {}
@@ -468,35 +446,26 @@ def read_image_folder(path: Path, resize: tuple[int, int] | None = None) -> Cont
     The classes are the folders of the training split, in alphabetical order (numerical, if all are numbers).
     """
     if not path.is_dir():
-        raise UsageError(
-            f"{path}: no such folder; give the folder that holds train/CLASS/*.png or CLASS/*.png"
-        )
+        raise UsageError(f"{path}: no such folder; give the folder that holds train/CLASS/*.png or CLASS/*.png")
     folders = split_folders(path)
     names = _class_order(folder.name for folder in _folders(folders["train"]))
     if not names:
-        raise UsageError(
-            f"{path}: no class folders in it; arrange the images as CLASS/*.png or train/CLASS/*.png"
-        )
+        raise UsageError(f"{path}: no class folders in it; arrange the images as CLASS/*.png or train/CLASS/*.png")
     files: dict[str, list[Encoded]] = {}
     labels: dict[str, list[int]] = {}
     for split, folder in folders.items():
         unknown = sorted({child.name for child in _folders(folder)} - set(names))
         if unknown:
             raise UsageError(
-                f"{folder}: class {unknown[0]!r} is not among the training classes; rename or remove the "
-                "folder"
+                f"{folder}: class {unknown[0]!r} is not among the training classes; rename or remove the folder"
             )
         files[split], labels[split] = [], []
         for label, name in enumerate(names):
             images = sorted(
-                file
-                for file in (folder / name).rglob("*")
-                if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+                file for file in (folder / name).rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
             )
             if not images and split == "train":
-                raise UsageError(
-                    f"{folder / name}: no image files in this class; add some or remove the folder"
-                )
+                raise UsageError(f"{folder / name}: no image files in this class; add some or remove the folder")
             files[split] += [(file, str(file)) for file in images]
             labels[split] += [label] * len(images)
     inputs = decode_images(files, resize=resize, where=str(path))
@@ -525,9 +494,7 @@ def parquet_files(path: Path) -> dict[str, list[Path]]:
     if path.is_file():
         return {"train": [path]}
     if not path.is_dir():
-        raise UsageError(
-            f"{path}: no such file or folder; give a .parquet file or the folder that holds them"
-        )
+        raise UsageError(f"{path}: no such file or folder; give a .parquet file or the folder that holds them")
     found: dict[str, list[Path]] = {}
     for file in sorted(path.rglob("*.parquet")):
         named = _SHARD.fullmatch(file.stem)
@@ -535,15 +502,11 @@ def parquet_files(path: Path) -> dict[str, list[Path]]:
         if split is not None:
             found.setdefault(split, []).append(file)
     if "train" not in found:
-        raise UsageError(
-            f"{path}: no train*.parquet or train/*.parquet in it; name the files as the hub does"
-        )
+        raise UsageError(f"{path}: no train*.parquet or train/*.parquet in it; name the files as the hub does")
     for split, files in found.items():
         folders = sorted({str(file.parent) for file in files})
         if len(folders) > 1:
-            raise UsageError(
-                f"{path}: {split} files in {' and '.join(folders)}; give one configuration's folder"
-            )
+            raise UsageError(f"{path}: {split} files in {' and '.join(folders)}; give one configuration's folder")
         shards = [named for file in files if (named := _SHARD.fullmatch(file.stem)) and named["parts"]]
         if shards and (len(files) != int(shards[0]["parts"]) or len(shards) != len(files)):
             raise UsageError(
@@ -578,9 +541,7 @@ def read_parquet(
         try:
             tables[split] = pyarrow.concat_tables(parts)
         except pyarrow.ArrowInvalid as error:
-            raise UsageError(
-                f"{path}: the {split} files have different columns; they are not one data set"
-            ) from error
+            raise UsageError(f"{path}: the {split} files have different columns; they are not one data set") from error
     return read_tables(tables, image=image, label=label, resize=resize, where=str(path))
 
 
@@ -624,8 +585,7 @@ def _columns(schema: pyarrow.Schema, image: str | None, label: str | None, where
             return called[0]
         problem = "several columns could" if fitting else "no column can"
         raise UsageError(
-            f"{where}: {problem} be the {what}; "
-            f"say {what}=NAME with one of {', '.join(fitting or schema.names)}"
+            f"{where}: {problem} be the {what}; say {what}=NAME with one of {', '.join(fitting or schema.names)}"
         )
 
     def holds_bytes(kind: Any) -> bool:
@@ -677,9 +637,7 @@ def _encoded(value: object, name: str) -> Encoded:
         data, path = value.get("bytes"), value.get("path")
         if isinstance(data, bytes):
             return data, f"{name} ({path})" if path else name
-        if (
-            isinstance(path, str) and Path(path).is_absolute()
-        ):  # how `datasets` refers to files it has downloaded
+        if isinstance(path, str) and Path(path).is_absolute():  # how `datasets` refers to files it has downloaded
             return Path(path), f"{name} ({path})"
     raise UsageError(f"{name}: no image bytes; write the images into the file (embed them) or remove the row")
 

@@ -78,9 +78,7 @@ def _count(size: Size, rows: int, what: str) -> int:
         return int(size)
     if isinstance(size, float) and 0.0 <= size < 1.0:
         return max(1, round(size * rows)) if size > 0 else 0
-    raise UsageError(
-        f"{what}={size!r}: give a number of rows (an int) or a fraction of them (a float in [0, 1))"
-    )
+    raise UsageError(f"{what}={size!r}: give a number of rows (an int) or a fraction of them (a float in [0, 1))")
 
 
 def _with_cuts(
@@ -96,9 +94,7 @@ def _with_cuts(
             continue
         left = len(splits["train"])
         if count >= left:
-            raise UsageError(
-                f"{name}: {split}={size!r} leaves none of {total} rows to train on; ask for fewer"
-            )
+            raise UsageError(f"{name}: {split}={size!r} leaves none of {total} rows to train on; ask for fewer")
         splits["train"], splits[split] = cut(splits["train"], labels, count)
     return {split: splits[split] for split in ("train", "dev", "test") if split in splits} | splits
 
@@ -135,8 +131,7 @@ def from_arrays(
         copies = np.array(inputs), np.array(targets)
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"{name}: inputs or targets are no arrays ({formats.in_one_line(error)}); make all rows equal "
-            "in shape"
+            f"{name}: inputs or targets are no arrays ({formats.in_one_line(error)}); make all rows equal in shape"
         ) from error
     return _checked(*copies, name, splits, dev, test, classes, class_names, source)
 
@@ -160,11 +155,7 @@ def _checked(
         )
     targets, classes = _checked_targets(targets, name, classes, class_names)
     labels = targets if classes is not None else None
-    rows = (
-        {"train": shuffled(np.arange(len(inputs)))}
-        if splits is None
-        else _checked_splits(splits, len(inputs), name)
-    )
+    rows = {"train": shuffled(np.arange(len(inputs)))} if splits is None else _checked_splits(splits, len(inputs), name)
     rows = _with_cuts(name, rows, labels, dev, test)
     for array in (inputs, targets, *rows.values()):
         array.setflags(write=False)
@@ -185,15 +176,9 @@ def _checked_inputs(inputs: np.ndarray, name: str) -> np.ndarray:
         kind = np.dtype(np.float32)
     else:
         raise UsageError(
-            f"{name}: inputs are {inputs.dtype}; give uint8 (0 to 255, divided by 255 when batches are "
-            "made) or floats"
+            f"{name}: inputs are {inputs.dtype}; give uint8 (0 to 255, divided by 255 when batches are made) or floats"
         )
-    if (
-        inputs.ndim == 4
-        and inputs.shape[1] == 3
-        and inputs.shape[3] > 4
-        and inputs.shape[2] == inputs.shape[3]
-    ):
+    if inputs.ndim == 4 and inputs.shape[1] == 3 and inputs.shape[3] > 4 and inputs.shape[2] == inputs.shape[3]:
         raise UsageError(
             f"{name}: inputs of shape {inputs.shape} look like channels first; np.moveaxis(inputs, 1, -1) "
             "puts them last"
@@ -243,9 +228,7 @@ def _checked_targets(
     if known is not None:
         if present[0] < 0 or present[-1] >= known:
             wrong = present[0] if present[0] < 0 else present[-1]
-            raise UsageError(
-                f"{name}: label {wrong} is out of range; with {known} classes labels are 0 to {known - 1}"
-            )
+            raise UsageError(f"{name}: label {wrong} is out of range; with {known} classes labels are 0 to {known - 1}")
         return targets.astype(np.int32), known
     if present[0] != 0 or present[-1] != len(present) - 1:
         raise UsageError(
@@ -291,8 +274,7 @@ def _from_contents(
     for split, (inputs, targets) in splits.items():
         if not inputs.ndim or not targets.ndim or len(inputs) != len(targets):
             raise UsageError(
-                f"{name}: {split} has inputs {inputs.shape} and labels {targets.shape}; they do not belong "
-                "together"
+                f"{name}: {split} has inputs {inputs.shape} and labels {targets.shape}; they do not belong together"
             )
         if inputs.shape[1:] != shape or inputs.dtype.kind != first.dtype.kind:
             raise UsageError(
@@ -306,9 +288,7 @@ def _from_contents(
             targets = targets[:, 0] if targets.shape[1:] == (1,) else targets
         labels.append(targets)
         if targets.shape[1:] != labels[0].shape[1:] or targets.dtype.kind != labels[0].dtype.kind:
-            raise UsageError(
-                f"{name}: {split} and train have labels of different type or shape; make them equal"
-            )
+            raise UsageError(f"{name}: {split} and train have labels of different type or shape; make them equal")
     inputs = np.concatenate([part[0] for part in splits.values()])
     targets = np.concatenate(labels)
     class_names = contents.class_names
@@ -376,9 +356,7 @@ def _digits(dev: Size, test: Size) -> Arrays:
     return _from_rows(places.DIGITS, pixels.astype(np.float32) / 16, labels, dev, test)
 
 
-def _packaged(
-    data: DataSet, ask_library: Callable[[], tuple[np.ndarray, np.ndarray]]
-) -> tuple[np.ndarray, np.ndarray]:
+def _packaged(data: DataSet, ask_library: Callable[[], tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """(n, pixels) and (n,) from a package's file, in a tenth of a second.
 
     The package's own function takes seconds (imports, parsing): it is asked only where the file has moved.
@@ -435,9 +413,7 @@ def _known(data: DataSet, dev: Size) -> Arrays:
 
 @functools.lru_cache(maxsize=8, typed=True)
 def _known_place(data: DataSet, place: places.Place, stamp: Stamp, dev: Size) -> Arrays:
-    return _from_contents(
-        place.format.read(place.path), data.name, _source(data, str(place.path)), dev, TEST, data
-    )
+    return _from_contents(place.format.read(place.path), data.name, _source(data, str(place.path)), dev, TEST, data)
 
 
 @functools.lru_cache(maxsize=8, typed=True)
@@ -575,9 +551,7 @@ def _stamp(path: Path) -> Stamp:
             files = sorted(Path(folder) / name for folder, _, names in os.walk(path) for name in names)
         stats = [(str(file), file.stat()) for file in files]
     except OSError as error:
-        raise UsageError(
-            f"{path}: cannot be listed ({formats.in_one_line(error)}); check its permissions"
-        ) from error
+        raise UsageError(f"{path}: cannot be listed ({formats.in_one_line(error)}); check its permissions") from error
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
 
@@ -589,9 +563,7 @@ def average_pool(data: Arrays, side: int) -> Arrays:
     images = _images(data, "pooled")
     n, height, width, channels = images.shape
     if side < 1 or height % side or width % side:
-        raise UsageError(
-            f"{data.name}: {height}x{width} images cannot be pooled by {side}; it must divide both"
-        )
+        raise UsageError(f"{data.name}: {height}x{width} images cannot be pooled by {side}; it must divide both")
     total, one = _accumulator(images, (n, height // side, width // side, channels))
     for row in range(side):
         for column in range(side):
@@ -605,8 +577,7 @@ def greyscale(data: Arrays) -> Arrays:
     images = _images(data, "made grey")
     if images.shape[-1] != 3:
         raise UsageError(
-            f"{data.name}: images have {images.shape[-1]} channels, not red, green and blue; leave them as "
-            "they are"
+            f"{data.name}: images have {images.shape[-1]} channels, not red, green and blue; leave them as they are"
         )
     total, one = _accumulator(images, (*images.shape[:3], 1))
     for channel, weight in enumerate((299, 587, 114)):
@@ -620,16 +591,12 @@ def _accumulator(images: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray
 
     Sums of whole uint8 values are exact in float32 (below 2**24); floats are added up in float64.
     """
-    return (
-        (np.zeros(shape, np.float32), 255) if images.dtype == np.uint8 else (np.zeros(shape, np.float64), 1)
-    )
+    return (np.zeros(shape, np.float32), 255) if images.dtype == np.uint8 else (np.zeros(shape, np.float64), 1)
 
 
 def _images(data: Arrays, what: str) -> np.ndarray:
     if data.inputs.ndim != 4:
-        raise UsageError(
-            f"{data.name}: inputs of shape {data.inputs.shape} are not images and cannot be {what}"
-        )
+        raise UsageError(f"{data.name}: inputs of shape {data.inputs.shape} are not images and cannot be {what}")
     return data.inputs
 
 

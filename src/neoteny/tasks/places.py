@@ -56,9 +56,7 @@ class HubName:
 
     def cached(self) -> Path | None:
         """Its folder in the cache of `datasets`, None where it was never downloaded here."""
-        home = (
-            os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-        )
+        home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
         cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(home) / "datasets").expanduser()
         folder = cache / self.name.replace("/", "___")
         return folder if folder.is_dir() else None
@@ -95,9 +93,7 @@ def data_folder() -> Path | None:
         return None
     folder = Path(value).expanduser().absolute()
     if not folder.is_dir():
-        raise UsageError(
-            f"{VARIABLE}={value} is not a folder; set it to the folder with the data sets or unset it"
-        )
+        raise UsageError(f"{VARIABLE}={value} is not a folder; set it to the folder with the data sets or unset it")
     return folder
 
 

@@ -13,14 +13,17 @@ from neoteny.learners.learner import Batch
 from neoteny.tasks.streams import Transform
 
 
-class TaskArrays(NamedTuple):
-    """A task's arrays as arguments of a program, shared by all lanes.
-
-    inputs (n, ...), targets (n, ...); rows (capacity,) the split's row numbers, padded; count: how many are real.
-    """
+class DataArrays(NamedTuple):
+    """A data set's inputs (n, ...) and targets (n, ...) as arguments of a program, shared by all lanes."""
 
     inputs: Array
     targets: Array
+
+
+class TaskArrays(NamedTuple):
+    """A split of a task for training: rows (capacity,) are its row numbers, padded; count is how many are real."""
+
+    data: DataArrays
     rows: Int32[Array, " capacity"]
     count: Int32[Array, ""]
 
@@ -37,9 +40,9 @@ def as_inputs(stored: Array) -> Array:
     return stored.astype(jnp.float32) * (1.0 / 255.0) if stored.dtype == jnp.uint8 else stored
 
 
-def take_batch(task: TaskArrays, transform: Transform, drawn: PyTree, rows: Int32[Array, " batch"]) -> Batch:
-    """The task's batch at these row numbers."""
-    return Batch(*transform(drawn, as_inputs(task.inputs[rows]), task.targets[rows], rows))
+def take_batch(data: DataArrays, transform: Transform, drawn: PyTree, rows: Int32[Array, " batch"]) -> Batch:
+    """The batch at these row numbers as a task with this transform and draw shows it."""
+    return Batch(*transform(drawn, as_inputs(data.inputs[rows]), data.targets[rows], rows))
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ class Minibatch:
 
     def init(self, task: TaskArrays, transform: Transform, key: PRNGKeyArray) -> SourceState:
         """The state at the beginning of a task; `key` is the task's own data key."""
-        features = task.inputs[0].size
-        return SourceState(transform.draw(key, task.targets, features), task.rows)
+        features = task.data.inputs[0].size
+        return SourceState(transform.draw(key, task.data.targets, features), task.rows)
 
     def next(
         self, state: SourceState, task: TaskArrays, transform: Transform, task_update: Array, key: PRNGKeyArray
@@ -77,4 +80,4 @@ class Minibatch:
 
         order = jax.lax.cond(position == 0, shuffle, lambda order: order, state.order)
         places = (position * self.batch_size + jnp.arange(self.batch_size, dtype=jnp.int32)) % task.count
-        return state._replace(order=order), take_batch(task, transform, state.drawn, order[places])
+        return state._replace(order=order), take_batch(task.data, transform, state.drawn, order[places])

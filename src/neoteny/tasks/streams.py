@@ -176,7 +176,11 @@ def single(data: Arrays | np.ndarray, targets: np.ndarray | None = None) -> Stre
 
 
 def random_labels(
-    data: Arrays | np.ndarray, targets: np.ndarray | None = None, *, tasks: int | None = None, classes: int | None = None
+    data: Arrays | np.ndarray,
+    targets: np.ndarray | None = None,
+    *,
+    tasks: int | None = None,
+    classes: int | None = None,
 ) -> Stream:
     """The same inputs with labels drawn anew for every task (Zhang et al. 2017; Lyle et al. 2023, case study 1).
 
@@ -194,7 +198,11 @@ def random_labels(
 
 
 def permuted(
-    data: Arrays | np.ndarray, targets: np.ndarray | None = None, *, tasks: int | None = None, first_unchanged: bool = False
+    data: Arrays | np.ndarray,
+    targets: np.ndarray | None = None,
+    *,
+    tasks: int | None = None,
+    first_unchanged: bool = False,
 ) -> Stream:
     """The same data with another permutation of the pixels in every task (Goodfellow et al. 2013).
 
@@ -233,4 +241,6 @@ def domains(data: Sequence[Arrays]) -> Stream:
     shapes = {arrays.input_shape for arrays in data}
     if len(shapes) > 1:
         raise ValueError(f"the data sets of a domain sequence must have one input shape, not {sorted(shapes)}")
-    return Stream(lambda index: Task(data[index].name, data[index], data[index].splits, Unchanged(), draw=index), len(data))
+    return Stream(
+        lambda index: Task(data[index].name, data[index], data[index].splits, Unchanged(), draw=index), len(data)
+    )

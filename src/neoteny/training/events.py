@@ -44,7 +44,9 @@ class Train:
 
     def __post_init__(self):
         if self.steps < 1 or self.record_every < 1:
-            raise ValueError(f"Train needs steps and record_every of at least 1, not {self.steps} and {self.record_every}")
+            raise ValueError(
+                f"Train needs steps and record_every of at least 1, not {self.steps} and {self.record_every}"
+            )
 
 
 @dataclass(frozen=True)

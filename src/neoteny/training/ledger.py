@@ -16,10 +16,11 @@ from jax.extend import core
 
 # One operation per output element; everything else that is not listed below moves or compares data and counts nothing.
 _ELEMENTWISE = frozenset(
-    "add sub mul div rem neg abs sign max min pow integer_pow sqrt rsqrt cbrt exp exp2 expm1 log log1p tanh logistic sin cos "
-    "tan asin acos atan atan2 sinh cosh asinh acosh atanh erf erfc erf_inv square lgamma digamma add_any clamp".split()
+    ["add", "sub", "mul", "div", "rem", "neg", "abs", "sign", "max", "min", "pow", "integer_pow", "sqrt", "rsqrt", "cbrt", "exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "erf", "erfc", "erf_inv", "square", "lgamma", "digamma", "add_any", "clamp"]
 )
-_REDUCTIONS = frozenset("reduce_sum reduce_max reduce_min reduce_prod argmax argmin cumsum cumprod cumlogsumexp cummax cummin".split())
+_REDUCTIONS = frozenset(
+    ["reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "argmax", "argmin", "cumsum", "cumprod", "cumlogsumexp", "cummax", "cummin"]
+)
 
 
 def _size(variable) -> int:
@@ -66,7 +67,9 @@ def _count(jaxpr) -> float:
         elif name == "cond":
             total += max(map(_count, inner))
         elif name == "while":
-            raise ValueError("a loop with a traced count has no fixed cost; cost its body and multiply by the true steps")
+            raise ValueError(
+                "a loop with a traced count has no fixed cost; cost its body and multiply by the true steps"
+            )
         elif inner:
             # A custom derivative rule carries its rules as parameters too; only the function itself runs.
             total += _count(inner[0])

@@ -6,6 +6,7 @@ Only `chunk` donates its state.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,15 +15,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int32, PyTree
 
-from neoteny.interventions import Context
-from neoteny.lab.configs import traced_view
+from neoteny.interventions import Context, Intervention
+from neoteny.lab.configs import canonical, structure, traced_view
 from neoteny.learners.learner import Batch, Learner, LearnerState, attach, detach
 from neoteny.networks.network import Network
 from neoteny.probes.measurement import ViewProbe
-from neoteny.tasks.sources import Minibatch, SourceState, TaskArrays, take_batch
+from neoteny.tasks.sources import DataArrays, Minibatch, SourceState, TaskArrays, take_batch
 from neoteny.tasks.streams import Transform
 from neoteny.training.clock import Clock
-from neoteny.training.events import Intervene, Reached
+from neoteny.training.events import Reached
 from neoteny.training.keys import Purpose, named_key, root_key
 
 
@@ -81,7 +82,6 @@ class Programs:
         self._source = source
         self.init = jax.jit(self._init)
         self.switch = jax.jit(self._switch, static_argnames=("transform",))
-        self.ready = jax.jit(self._ready, static_argnames=("metrics",))
         self.chunk = jax.jit(self._chunk, static_argnames=("transform", "until"), donate_argnums=0)
         self.check = jax.jit(self._check)
         self.substitute = jax.jit(self._substitute)
@@ -89,7 +89,7 @@ class Programs:
         self.score = jax.jit(self._score, static_argnames=("transform",))
         self.features = jax.jit(self._features, static_argnames=("transform", "stages"))
         self.view_probe = jax.jit(self._view_probe, static_argnames=("transform", "probe"))
-        self.intervene = jax.jit(self._intervene, static_argnames=("transform", "event"))
+        self.intervene = jax.jit(self._intervene, static_argnames=("transform", "intervention", "when"))
 
     def learner(self, values: dict[str, Array]) -> Learner:
         """The learner of one lane, inside a trace."""
@@ -108,7 +108,9 @@ class Programs:
         state, metrics = self.learner(values).update(learner_state, batch, key)
         return detach(state), metrics
 
-    def _step_lane(self, state: PackState, values, seed, task: TaskArrays, clock: Clock, transform, until: Reached | None):
+    def _step_lane(
+        self, state: PackState, values, seed, task: TaskArrays, clock: Clock, transform, until: Reached | None
+    ):
         key = named_key(root_key(seed), Purpose.BATCH, clock.task, clock.task_update)
         source, batch = self._source.next(state.source, task, transform, clock.task_update, key)
         learner, metrics = self.update_lane(state.learner, batch, values, seed, clock.update)
@@ -144,17 +146,16 @@ class Programs:
             held=jnp.zeros(count, bool),
         )
 
-    def draw_lane(self, seed, task: TaskArrays, draw, transform: Transform) -> PyTree:
+    def draw_lane(self, seed, data: DataArrays, draw, transform: Transform) -> PyTree:
         """One lane's draw of the task numbered `draw`."""
         key = named_key(root_key(seed), Purpose.DATA, draw)
-        return transform.draw(key, task.targets, task.inputs[0].size)
+        return transform.draw(key, data.targets, data.inputs[0].size)
 
-    def batch_lane(self, seed, task: TaskArrays, draw, transform: Transform) -> Batch:
+    def batch_lane(self, seed, data: DataArrays, transform: Transform, size: int) -> Batch:
         """A batch of one lane's task, for shapes and costs."""
-        rows = jnp.resize(task.rows, (self._source.batch_size,))
-        return take_batch(task, transform, self.draw_lane(seed, task, draw, transform), rows)
+        return take_batch(data, transform, self.draw_lane(seed, data, 0, transform), jnp.zeros(size, jnp.int32))
 
-    def _switch(self, state: PackState, lanes: Lanes, task: TaskArrays, draw, clock: Clock, transform: Transform):
+    def _switch(self, learner: LearnerState, lanes: Lanes, task: TaskArrays, draw, clock: Clock, transform: Transform):
         def lane(learner_state, values, seed):
             root = root_key(seed)
             key = named_key(root, Purpose.SWITCH, clock.task)
@@ -163,30 +164,22 @@ class Programs:
             data_key = named_key(root, Purpose.DATA, draw)
             return detach(switched), self._source.init(task, transform, data_key)
 
-        learner, source = jax.vmap(lane)(state.learner, lanes.values, lanes.seeds)
-        return state._replace(learner=learner, source=_strong(source))
+        return _strong(jax.vmap(lane)(learner, lanes.values, lanes.seeds))
 
-    def metric_names(self, lanes: Lanes, learner: LearnerState, task: TaskArrays, transform: Transform) -> tuple[str, ...]:
+    def metric_names(
+        self, lanes: Lanes, learner: LearnerState, data: DataArrays, transform: Transform
+    ) -> tuple[str, ...]:
         """Names of the training metrics an update gives, found without computing."""
 
         def lane(learner_state, values, seed):
-            batch = self.batch_lane(seed, task, 0, transform)
+            batch = self.batch_lane(seed, data, transform, self._source.batch_size)
             return self.update_lane(learner_state, batch, values, seed, 0)[1]
 
         return tuple(jax.eval_shape(jax.vmap(lane), learner, lanes.values, lanes.seeds))
 
-    def _ready(self, state: PackState, metrics: tuple[str, ...]) -> PackState:
-        zeros = jnp.zeros_like(state.counted)
-        totals = {name: jnp.zeros(zeros.shape, jnp.float32) for name in metrics}
-        return state._replace(
-            totals=totals, counted=zeros, taken=zeros, streak=zeros, held=jnp.zeros(zeros.shape, bool)
-        )
-
     def _chunk(self, state: PackState, lanes: Lanes, task: TaskArrays, clock: Clock, steps, transform, until):
         def one(state, clock):
-            step = jax.vmap(
-                lambda s, values, seed: self._step_lane(s, values, seed, task, clock, transform, until)
-            )
+            step = jax.vmap(lambda s, values, seed: self._step_lane(s, values, seed, task, clock, transform, until))
             return step(state, lanes.values, lanes.seeds)
 
         def body(carry):
@@ -218,19 +211,19 @@ class Programs:
         networks = jax.vmap(_select)(alive, state.learner.networks, state.last_finite)
         return eqx.tree_at(lambda s: s.networks, state.learner, networks)
 
-    def _draw(self, lanes: Lanes, task: TaskArrays, draw, transform: Transform) -> PyTree:
-        return jax.vmap(lambda seed: self.draw_lane(seed, task, draw, transform))(lanes.seeds)
+    def _draw(self, lanes: Lanes, data: DataArrays, draw, transform: Transform) -> PyTree:
+        return jax.vmap(lambda seed: self.draw_lane(seed, data, draw, transform))(lanes.seeds)
 
     def score_lane(self, learner_state, values, batch: Batch) -> dict[str, Array]:
         """Scores (batch,) of one lane's predictions."""
         learner = self.learner(values)
         return learner.score(learner.predict(learner_state, batch.inputs), batch.targets)
 
-    def _score(self, learner_states, lanes: Lanes, drawn, task: TaskArrays, rows, weights, transform: Transform):
+    def _score(self, learner_states, lanes: Lanes, drawn, data: DataArrays, rows, weights, transform: Transform):
         """Sums over the rows, each weighted: {metric: (lanes,)}."""
 
         def lane(learner_state, values, drawn):
-            scores = self.score_lane(learner_state, values, take_batch(task, transform, drawn, rows))
+            scores = self.score_lane(learner_state, values, take_batch(data, transform, drawn, rows))
             return {name: jnp.sum(score * weights) for name, score in scores.items()}
 
         return jax.vmap(lane)(learner_states, lanes.values, drawn)
@@ -240,9 +233,11 @@ class Programs:
         view = self.learner(values).view(learner_state)
         return view.features(view.network, batch.inputs)
 
-    def _features(self, learner_states, lanes: Lanes, drawn, task: TaskArrays, rows, transform, stages: tuple[str, ...]):
+    def _features(
+        self, learner_states, lanes: Lanes, drawn, data: DataArrays, rows, transform, stages: tuple[str, ...]
+    ):
         def lane(learner_state, values, drawn):
-            outputs = self.features_lane(learner_state, values, take_batch(task, transform, drawn, rows))
+            outputs = self.features_lane(learner_state, values, take_batch(data, transform, drawn, rows))
             return {name: outputs[name] for name in stages}
 
         return jax.vmap(lane)(learner_states, lanes.values, drawn)
@@ -253,23 +248,52 @@ class Programs:
         key = named_key(root_key(seed), Purpose.PROBE, event)
         return dict(probe.function(learner.view(attach(learner_state, learner)), batch, key))
 
-    def _view_probe(self, learner_states, lanes: Lanes, drawn, task: TaskArrays, rows, event, transform, probe: ViewProbe):
+    def _view_probe(
+        self, learner_states, lanes: Lanes, drawn, data: DataArrays, rows, event, transform, probe: ViewProbe
+    ):
         def lane(learner_state, values, seed, drawn):
-            batch = take_batch(task, transform, drawn, rows)
+            batch = take_batch(data, transform, drawn, rows)
             return self.view_probe_lane(probe, learner_state, values, seed, batch, event)
 
         return _map_lanes(lane, learner_states, lanes.values, lanes.seeds, drawn)
 
-    def _intervene(self, state: PackState, lanes: Lanes, drawn, task: TaskArrays, rows, position, transform, event: Intervene):
+    def _intervene(
+        self,
+        learner_states: LearnerState,
+        lanes: Lanes,
+        drawn,
+        data: DataArrays,
+        rows,
+        position,
+        transform: Transform,
+        intervention: Intervention,
+        when: Callable | None,
+    ) -> LearnerState:
         def lane(learner_state, values, seed, drawn):
             learner = self.learner(values)
             attached = attach(learner_state, learner)
-            batch = take_batch(task, transform, drawn, rows)
+            batch = take_batch(data, transform, drawn, rows)
             key = named_key(root_key(seed), Purpose.INTERVENTION, position)
-            changed = detach(event.intervention(attached, key, Context(inputs=batch.inputs)))
-            if event.when is None:
-                return changed
-            return _select(event.when(attached), changed, learner_state)
 
-        learner = jax.vmap(lane)(state.learner, lanes.values, lanes.seeds, drawn)
-        return state._replace(learner=_strong(learner))
+            def loss(network: Network) -> Array:
+                return learner.view(attached).loss(network, batch, key)
+
+            changed = detach(intervention(attached, key, Context(inputs=batch.inputs, loss=loss)))
+            return changed if when is None else _select(when(attached), changed, learner_state)
+
+        return _strong(jax.vmap(lane)(learner_states, lanes.values, lanes.seeds, drawn))
+
+
+_made: OrderedDict[tuple, Programs] = OrderedDict()
+_KEPT = 8
+"""Structures whose programs are kept: packs of one structure come one after another."""
+
+
+def programs_for(make_learner: Callable[[Any], Learner], config: Any, source: Minibatch) -> Programs:
+    """The programs of this structure; packs that differ only in lane fields share them, compiled once."""
+    place = (make_learner, type(config), canonical(structure(config)), source)
+    programs = _made.pop(place, None) or Programs(make_learner, config, source)
+    _made[place] = programs
+    while len(_made) > _KEPT:
+        _made.popitem(last=False)
+    return programs

@@ -18,14 +18,13 @@ from neoteny.lab.configs import host_view, lane_columns
 from neoteny.lab.records import Record
 from neoteny.lab.study import Experiment
 from neoteny.probes.measurement import FeatureProbe, NetworkProbe, ViewProbe
-from neoteny.tasks.arrays import Arrays
-from neoteny.tasks.sources import Minibatch, TaskArrays
-from neoteny.tasks.streams import Task, Unchanged
+from neoteny.tasks.sources import DataArrays, Minibatch, TaskArrays
+from neoteny.tasks.streams import Task
 from neoteny.training.clock import Clock
 from neoteny.training.compilations import CompilationCounter
 from neoteny.training.events import Evaluate, Event, Intervene, Probe, Save, Switch, Train
 from neoteny.training.ledger import Ledger, count_flops
-from neoteny.training.programs import Lanes, PackState, Programs
+from neoteny.training.programs import Lanes, PackState, programs_for
 
 EVALUATION_ROWS = 1_000
 """Rows of one evaluation batch; a bound on memory, no part of any result's meaning."""
@@ -81,6 +80,14 @@ def _script(experiment: Experiment, config: Any) -> tuple[tuple[Task, ...], tupl
     return tasks, tuple(experiment.script(view, tasks))
 
 
+def _ready(state: PackState, metrics: tuple[str, ...]) -> PackState:
+    """The state at the beginning of a `Train`: nothing summed, no lane held."""
+    lanes = state.counted.shape
+    count, none = np.zeros(lanes, np.int32), np.zeros(lanes, bool)
+    totals = {name: np.zeros(lanes, np.float32) for name in metrics}
+    return state._replace(totals=totals, counted=count, taken=count, streak=count, held=none)
+
+
 class Runner:
     """One pack: runs of equal structure, stepped together.
 
@@ -99,7 +106,7 @@ class Runner:
         seeds = np.asarray([config.seed for config in padded], np.int32)
         self.lanes = Lanes(columns, seeds)
         self.source = experiment.source(host_view(configs[0])) if experiment.source else Minibatch()
-        self.programs = Programs(experiment.learner, configs[0], self.source)
+        self.programs = programs_for(experiment.learner, configs[0], self.source)
         self.ledger = Ledger(len(padded))
         self.clock = Clock.start()
         self.cursor = Cursor()
@@ -108,7 +115,7 @@ class Runner:
         self.state: PackState | None = None
         self._task: Task | None = None
         self._metrics: tuple[str, ...] = ()
-        self._device_arrays: dict[int, tuple] = {}
+        self._device_arrays: dict[int, DataArrays] = {}
         self._traced: dict[tuple, Any] = {}
         self._seconds_per_update: float | None = None
         self._counter = CompilationCounter()
@@ -129,7 +136,9 @@ class Runner:
                 current = event.task
             elif isinstance(event, Train):
                 if current is None or event.task.index != current.index:
-                    raise ValueError(f"event {position}: Train({event.task.name}) needs Switch({event.task.name}) before it")
+                    raise ValueError(
+                        f"event {position}: Train({event.task.name}) needs Switch({event.task.name}) before it"
+                    )
                 names = self._metric_names(event.task, state.learner)
                 if event.until is not None and event.until.metric not in names:
                     raise ValueError(f"until: no training metric {event.until.metric!r}; there are {', '.join(names)}")
@@ -149,7 +158,9 @@ class Runner:
 
     def state_bytes(self) -> int:
         """Bytes of the pack's state before the first task."""
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(self.programs.init, self.lanes)))
+        return sum(
+            leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(self.programs.init, self.lanes))
+        )
 
     def training_flops(self) -> float:
         """Floating-point operations of training one lane through the whole script (bounds, where `until` may hold lanes)."""
@@ -170,9 +181,11 @@ class Runner:
                 capacity[place] = max(capacity.get(place, 1), len(rows))
         return capacity
 
-    def _on_device(self, data: Arrays) -> tuple[jax.Array, jax.Array]:
+    def _data(self, task: Task) -> DataArrays:
+        data = task.data
         if id(data) not in self._device_arrays:
-            self._device_arrays[id(data)] = (jax.device_put(data.inputs), jax.device_put(data.targets))
+            with jax.ensure_compile_time_eval():  # real arrays, even when first asked for inside a trace
+                self._device_arrays[id(data)] = DataArrays(jax.device_put(data.inputs), jax.device_put(data.targets))
         return self._device_arrays[id(data)]
 
     def _arrays(self, task: Task, split: str) -> TaskArrays:
@@ -181,7 +194,7 @@ class Runner:
             raise ValueError(f"task {task.name!r} has no rows in its split {split!r}")
         padded = np.zeros(self._capacity[id(task.data), split], np.int32)
         padded[: len(rows)] = rows
-        return TaskArrays(*self._on_device(task.data), padded, np.asarray(len(rows), np.int32))
+        return TaskArrays(self._data(task), padded, np.asarray(len(rows), np.int32))
 
     # Storing ------------------------------------------------------------------------------------------------------
 
@@ -205,14 +218,10 @@ class Runner:
             reached = index < cursor.event
             if isinstance(event, Switch) and reached:
                 seen = event.task
-                arrays = self._arrays(seen, "train")
-                state = jax.eval_shape(
-                    lambda s, t, d: self.programs.switch(s._replace(source=None), self.lanes, t, d, self.clock, transform=seen.transform),
-                    state, arrays, 0,
-                )  # fmt: skip
+                state = jax.eval_shape(lambda s, e=event: self._switched(s, e), state)
             elif isinstance(event, Train) and (reached or cursor.done > 0):
                 metrics = self._metric_names(event.task, state.learner)
-                state = jax.eval_shape(lambda s, m=metrics: self.programs.ready(s, metrics=m), state)
+                state = jax.eval_shape(lambda s, m=metrics: _ready(s, m), state)
             elif isinstance(event, Intervene) and reached:
                 state = jax.eval_shape(lambda s, e=event, t=seen: self._intervention(s, e, t, 0), state)
         self._task, self._metrics = seen, metrics
@@ -226,7 +235,7 @@ class Runner:
         """The same from what a `Save` of networks kept."""
         learner = jax.eval_shape(self.programs.init, self.lanes).learner
         dynamic, static = _split_shapes(learner.networks)
-        leaves = [saved[path] for path in paths_of(learner.networks)]
+        leaves = [jax.numpy.asarray(saved[path]) for path in paths_of(learner.networks)]
         networks = eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
         return self._view_network(eqx.tree_at(lambda s: s.networks, learner, networks))
 
@@ -238,7 +247,7 @@ class Runner:
         task, (values, seed) = self.tasks[0], self._one_lane()
         learner = jax.eval_shape(self.programs.init_lane, values, seed)
         dynamic, static = _split_shapes(learner)
-        batch = self._batch_shape(task, self._arrays(task, "train"), self.source.batch_size)
+        batch = self._batch_shape(task, self.source.batch_size)
 
         def initialise_and_update(values, seed, dynamic, batch):
             updated, metrics = self.programs.update_lane(eqx.combine(dynamic, static), batch, values, seed, 0)
@@ -303,7 +312,7 @@ class Runner:
         flops = self._flops_of_update(event.task)
         if done == 0:
             self._metrics = self._metric_names(event.task, self.state.learner)
-            self.state = self.programs.ready(self.state, metrics=self._metrics)
+            self.state = _ready(self.state, self._metrics)
         taken_before = np.asarray(self.state.taken)
         while True:
             boundary = min(event.steps, (done // event.record_every + 1) * event.record_every)
@@ -328,7 +337,7 @@ class Runner:
 
     def _metric_names(self, task: Task, learner: Any) -> tuple[str, ...]:
         def find() -> tuple[str, ...]:
-            return self.programs.metric_names(self.lanes, learner, self._arrays(task, "train"), task.transform)
+            return self.programs.metric_names(self.lanes, learner, self._data(task), task.transform)
 
         return self._once("metrics", task, find)
 
@@ -353,9 +362,13 @@ class Runner:
             values, seed = self._one_lane()
             learner = jax.eval_shape(self.programs.init_lane, values, seed)
             dynamic, static = _split_shapes(learner)
-            batch = self._batch_shape(task, self._arrays(task, "train"), self.source.batch_size)
+            batch = self._batch_shape(task, self.source.batch_size)
             return count_flops(
-                lambda d, b, v, s: self.programs.update_lane(eqx.combine(d, static), b, v, s, 0), dynamic, batch, values, seed
+                lambda d, b, v, s: self.programs.update_lane(eqx.combine(d, static), b, v, s, 0),
+                dynamic,
+                batch,
+                values,
+                seed,
             )
 
         return self._once("update", task, count)
@@ -363,7 +376,9 @@ class Runner:
     def _one_lane(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
         return {name: column[0] for name, column in self.lanes.values.items()}, self.lanes.seeds[0]
 
-    def _record(self, lane: int, task: Task, position: int, metric: str, value: float, split: str = "", place: str = "") -> Record:
+    def _record(
+        self, lane: int, task: Task, position: int, metric: str, value: float, split: str = "", place: str = ""
+    ) -> Record:
         return Record(
             run=self.names[lane],
             branch="",
@@ -397,7 +412,9 @@ class Runner:
                 records.append(self._record(lane, event.task, position, "diverged", float(self.clock.update)))
             elif self.alive[lane] and counted[lane] > 0:
                 for name, total in totals.items():
-                    records.append(self._record(lane, event.task, position, f"train_{name}", total[lane] / counted[lane]))
+                    records.append(
+                        self._record(lane, event.task, position, f"train_{name}", total[lane] / counted[lane])
+                    )
         return records
 
     def _apply(self, event: Event) -> tuple[list[Record], dict[str, dict[str, np.ndarray]]]:
@@ -405,10 +422,7 @@ class Runner:
         if isinstance(event, Switch):
             self._task = event.task
             self.clock = self.clock.switched(event.task.index)
-            self.state = self.programs.switch(
-                self.state._replace(source=None), self.lanes, self._arrays(event.task, "train"), np.int32(event.task.draw), self.clock,
-                transform=event.task.transform,
-            )  # fmt: skip
+            self.state = self._switched(self.state, event)
             return [], {}
         if isinstance(event, Evaluate):
             return self._evaluate(event, position), {}
@@ -420,6 +434,18 @@ class Runner:
             return [], {}
         return [], {event.name: self._saved(event)}
 
+    def _switched(self, state: PackState, event: Switch) -> PackState:
+        task = event.task
+        learner, source = self.programs.switch(
+            state.learner,
+            self.lanes,
+            self._arrays(task, "train"),
+            np.int32(task.draw),
+            self.clock,
+            transform=task.transform,
+        )
+        return state._replace(learner=learner, source=source)
+
     def _saved(self, event: Save) -> dict[str, np.ndarray]:
         kept = self.state.learner if event.full else self._living().networks
         leaves = jax.device_get(jax.tree.leaves(eqx.filter(kept, eqx.is_array)))
@@ -429,58 +455,63 @@ class Runner:
         """Learner states to look at: in dead lanes, their last finite networks."""
         return self.state.learner if self.alive.all() else self.programs.substitute(self.state, self.alive)
 
-    def _draw(self, task: Task, arrays: TaskArrays):
-        return self.programs.draw(self.lanes, arrays, np.int32(task.draw), transform=task.transform)
+    def _draw(self, task: Task):
+        return self.programs.draw(self.lanes, self._data(task), np.int32(task.draw), transform=task.transform)
+
+    def _parts(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+        """Rows in parts of one size, so that every split has the same program, the last one padded; and how many are real."""
+        size = min(EVALUATION_ROWS, max(self._capacity.values()))
+        for start in range(0, len(rows), size):
+            real = rows[start : start + size]
+            part = np.zeros(size, np.int32)
+            part[: len(real)] = real
+            yield part, len(real)
 
     def _evaluate(self, event: Evaluate, position: int) -> list[Record]:
-        task, transform = event.task, event.task.transform
+        task = event.task
         rows = task.rows(event.split)[: event.samples]
-        arrays = self._arrays(task, event.split)
-        learner, drawn = self._living(), self._draw(task, arrays)
-        size = min(EVALUATION_ROWS, len(rows))
+        learner, drawn, data = self._living(), self._draw(task), self._data(task)
         sums: dict[str, np.ndarray] = {}
-        for start in range(0, len(rows), size):
-            part = np.zeros(size, np.int32)
-            weights = np.zeros(size, np.float32)
-            real = rows[start : start + size]
-            part[: len(real)], weights[: len(real)] = real, 1.0
-            scored = self.programs.score(learner, self.lanes, drawn, arrays, part, weights, transform=transform)
+        for part, real in self._parts(rows):
+            weights = (np.arange(len(part)) < real).astype(np.float32)
+            scored = self.programs.score(learner, self.lanes, drawn, data, part, weights, transform=task.transform)
             for name, value in scored.items():
                 sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
-        self.ledger.forward += len(rows) * self._count("score", self.programs.score_lane, task, arrays, 1)
+        self.ledger.forward += len(rows) * self._count("score", self.programs.score_lane, task, 1)
         return [
             self._record(lane, task, position, name, value[lane] / len(rows), split=event.split)
             for lane in range(len(self.names))
             for name, value in sums.items()
         ]
 
-    def _batch_shape(self, task: Task, arrays: TaskArrays, size: int):
-        def batch(seed, arrays):
-            made = self.programs.batch_lane(seed, arrays, 0, task.transform)
-            return jax.tree.map(lambda x: jax.numpy.zeros((size, *x.shape[1:]), x.dtype), made)
-
-        return jax.eval_shape(batch, self.lanes.seeds[0], arrays)
+    def _batch_shape(self, task: Task, size: int):
+        return jax.eval_shape(
+            lambda seed, data: self.programs.batch_lane(seed, data, task.transform, size),
+            self.lanes.seeds[0],
+            self._data(task),
+        )
 
     def _lane_shapes(self) -> tuple[Any, Any]:
         """Shapes of one lane's learner state, and its static part."""
         dynamic, static = eqx.partition(self.state.learner, eqx.is_array)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), dynamic), static
 
-    def _count(self, what: str, function: Callable, task: Task, arrays: TaskArrays, size: int) -> float:
+    def _count(self, what: str, function: Callable, task: Task, size: int) -> float:
         """Operations of function(learner_state, values, batch) for one lane and a batch of `size`."""
 
         def count() -> float:
             dynamic, static = self._lane_shapes()
-            batch = self._batch_shape(task, arrays, size)
-            return count_flops(lambda d, v, b: function(eqx.combine(d, static), v, b), dynamic, self._one_lane()[0], batch)
+            batch = self._batch_shape(task, size)
+            return count_flops(
+                lambda d, v, b: function(eqx.combine(d, static), v, b), dynamic, self._one_lane()[0], batch
+            )
 
         return self._once(what, task, count, size)
 
     def _probe(self, event: Probe, position: int) -> list[Record]:
         task = event.task
         rows = np.asarray(task.rows(event.split)[: event.samples], np.int32)
-        arrays = self._arrays(task, event.split)
-        learner, drawn = self._living(), self._draw(task, arrays)
+        learner, drawn, data = self._living(), self._draw(task), self._data(task)
         records: list[Record] = []
 
         def record(metric: str, place: str, values: np.ndarray) -> None:
@@ -490,36 +521,37 @@ class Runner:
 
         on_features = [probe for probe in event.probes if isinstance(probe, FeatureProbe)]
         if on_features:
-            self._probe_features(on_features, learner, drawn, arrays, rows, task, record)
+            self._probe_features(on_features, learner, drawn, rows, task, record)
         on_networks = [probe for probe in event.probes if isinstance(probe, NetworkProbe)]
         if on_networks:
             self._probe_networks(on_networks, learner, record)
+        seed = self.lanes.seeds[0]
         for probe in event.probes:
             if isinstance(probe, ViewProbe):
                 measured = self.programs.view_probe(
-                    learner, self.lanes, drawn, arrays, rows, np.int32(position), transform=task.transform, probe=probe
+                    learner, self.lanes, drawn, data, rows, np.int32(position), transform=task.transform, probe=probe
                 )
-                seed = self.lanes.seeds[0]
-                self.ledger.probe += self._count(
-                    probe.name, lambda s, v, b, p=probe: self.programs.view_probe_lane(p, s, v, seed, b, 0), task, arrays, len(rows)
-                )
+
+                def lane(state, values, batch, probe: ViewProbe = probe):
+                    return self.programs.view_probe_lane(probe, state, values, seed, batch, 0)
+
+                self.ledger.probe += self._count(probe.name, lane, task, len(rows))
                 for place, values in measured.items():
                     record(probe.name, place, np.asarray(values))
         return records
 
-    def _probe_features(self, probes: list[FeatureProbe], learner, drawn, arrays, rows, task: Task, record) -> None:
-        names = self._stage_names(arrays, task)
+    def _probe_features(self, probes: list[FeatureProbe], learner, drawn, rows, task: Task, record) -> None:
+        names = self._stage_names(task)
         stages = tuple(name for name in names if any(name in probe.select(names) for probe in probes))
-        parts: dict[str, list[np.ndarray]] = {name: [] for name in stages}
-        for start in range(0, len(rows), EVALUATION_ROWS):
-            part = rows[start : start + EVALUATION_ROWS]
+        pieces: dict[str, list[np.ndarray]] = {name: [] for name in stages}
+        for part, real in self._parts(rows):
             outputs = self.programs.features(
-                learner, self.lanes, drawn, arrays, part, transform=task.transform, stages=stages
+                learner, self.lanes, drawn, self._data(task), part, transform=task.transform, stages=stages
             )
             for name, output in outputs.items():
-                parts[name].append(np.asarray(output))
-        self.ledger.probe += len(rows) * self._count("features", self.programs.features_lane, task, arrays, 1)
-        features = {name: np.concatenate(pieces, axis=1) for name, pieces in parts.items()}
+                pieces[name].append(np.asarray(output)[:, :real])
+        self.ledger.probe += len(rows) * self._count("features", self.programs.features_lane, task, 1)
+        features = {name: np.concatenate(parts, axis=1) for name, parts in pieces.items()}
         for probe in probes:
             selected = probe.select(names)
             measured = {
@@ -543,7 +575,7 @@ class Runner:
             for place in lanes[0]:
                 record(probe.name, place, np.asarray([measured[place] for measured in lanes]))
 
-    def _stage_names(self, arrays: TaskArrays, task: Task) -> tuple[str, ...]:
+    def _stage_names(self, task: Task) -> tuple[str, ...]:
         def find() -> tuple[str, ...]:
             dynamic, static = self._lane_shapes()
             names: list[str] = []
@@ -553,19 +585,25 @@ class Runner:
                 names.extend(outputs)  # jax would give the names back sorted, and their order is the network's
                 return outputs
 
-            jax.eval_shape(trace, dynamic, self._one_lane()[0], self._batch_shape(task, arrays, 1))
+            jax.eval_shape(trace, dynamic, self._one_lane()[0], self._batch_shape(task, 1))
             return tuple(names)
 
         return self._once("stages", task, find)
 
-    def _intervention(self, state, event: Intervene, current: Task | None, position: int):
+    def _intervention(self, state: PackState, event: Intervene, current: Task | None, position: int) -> PackState:
         task = event.on or current or self.tasks[0]
-        arrays = self._arrays(task, "train")
-        rows = np.asarray(task.rows("train")[: event.samples], np.int32)
-        drawn = self._draw(task, arrays)
-        return self.programs.intervene(
-            state, self.lanes, drawn, arrays, rows, np.int32(position), transform=task.transform, event=event
+        learner = self.programs.intervene(
+            state.learner,
+            self.lanes,
+            self._draw(task),
+            self._data(task),
+            np.asarray(task.rows("train")[: event.samples], np.int32),
+            np.int32(position),
+            transform=task.transform,
+            intervention=event.intervention,
+            when=event.when,
         )
+        return state._replace(learner=learner)
 
 
 class _Stopwatch:
@@ -585,4 +623,6 @@ class _Stopwatch:
         self.compile_seconds = after[1] - self._before[1]
 
     def tick(self, event: int, kind: str, *, updates: int = 0, records=(), saves=None) -> Tick:
-        return Tick(event, kind, updates, self.seconds, self.compilations, self.compile_seconds, list(records), saves or {})
+        return Tick(
+            event, kind, updates, self.seconds, self.compilations, self.compile_seconds, list(records), saves or {}
+        )

@@ -135,8 +135,7 @@ VERDICTS = (
         "n": 5,
         "verdict": "inconclusive",
         "reason": (
-            "The interval is wider than the margin of equivalence, 0.05 on both sides; about "
-            "14 seeds would decide."
+            "The interval is wider than the margin of equivalence, 0.05 on both sides; about 14 seeds would decide."
         ),
         "parts": [],
     },
@@ -166,9 +165,7 @@ def drawn(folder) -> tuple[RenderedFigure, ...]:
     looks = settings(frame, BY, LABELS)
     accuracy = frame.filter(pl.col("metric") == "accuracy")
     last = (
-        accuracy.filter(pl.col("task") >= 10)
-        .group_by([*BY, "seed"], maintain_order=True)
-        .agg(pl.col("value").mean())
+        accuracy.filter(pl.col("task") >= 10).group_by([*BY, "seed"], maintain_order=True).agg(pl.col("value").mean())
     )
     names = {"accuracy": "accuracy", "dead_fraction": "dead units"}
     cka = np.exp(-np.abs(np.subtract.outer(np.arange(6), np.arange(6))) / 2.5)
@@ -236,10 +233,7 @@ def page(figures: tuple[RenderedFigure, ...] = ()) -> Page:
             (setting, label, seed) for setting, label in LABELS.items() for seed in range(SEEDS)
         )
     ]
-    runs += [
-        RunRow(f"{104729 + seed:08x}", "interventions", f"none, seed {seed}", "finished")
-        for seed in range(SEEDS)
-    ]
+    runs += [RunRow(f"{104729 + seed:08x}", "interventions", f"none, seed {seed}", "finished") for seed in range(SEEDS)]
     runs.append(RunRow("00ab12cd", "interventions", "layer_norm, seed 4", "failed", error=TRACEBACK))
     return Page(
         title="Does Adam lose plasticity when labels change?",
@@ -307,7 +301,5 @@ def page(figures: tuple[RenderedFigure, ...] = ()) -> Page:
             "machine": "2 CPU cores, x86_64, 8 GB, Linux 6.1",
             "code fingerprint": "3f9c…a1",
         },
-        notes=(
-            "1 run failed: its lanes are missing from every number below. `neoteny resume` tries it again.",
-        ),
+        notes=("1 run failed: its lanes are missing from every number below. `neoteny resume` tries it again.",),
     )

@@ -1,0 +1,148 @@
+"""The plasticity study's claims on records made up so that the right verdict is known, and what its axes say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import polars as pl
+import pytest
+
+from neoteny.analysis.claims import evaluate
+from neoteny.errors import UsageError
+from neoteny.lab import configs
+from neoteny.lab.plan import Request, make_plan
+from neoteny.studies.plasticity import CLAIMS, REMEDIES, STUDY, Config, case1, learner, script, stream, summary
+from neoteny.training import Intervene, Train
+
+TASKS, SEEDS = 9, 6
+LEVELS = {
+    (0.999, 0.0): np.linspace(95, 20, TASKS),
+    (0.9, 0.0): np.full(TASKS, 90.0),
+    (0.999, 1e-3): np.full(TASKS, 85.0),
+    (0.9, 1e-3): np.full(TASKS, 96.0),
+}
+DEAD = {
+    (0.999, 0.0): np.linspace(0, 0.9, TASKS),
+    (0.9, 0.0): np.full(TASKS, 0.1),
+    (0.999, 1e-3): np.full(TASKS, 0.1),
+    (0.9, 1e-3): np.zeros(TASKS),
+}
+
+
+def records(levels=LEVELS, dead=DEAD, settings=tuple(LEVELS)) -> pl.DataFrame:
+    rng, rows = np.random.default_rng(0), []
+    for b2, root in settings:
+        for seed in range(SEEDS):
+            common = {
+                "run": f"{b2}-{root}-{seed}", "experiment": "case1", "remedy": "none", "learning_rate": 1e-3,
+                "adam_b2": b2, "adam_eps_root": root, "seed": seed,
+            }  # fmt: skip
+            for task in range(TASKS):
+                accuracy = levels[b2, root][task] / 100 + rng.normal(scale=0.005)
+                share = dead[b2, root][task]
+                rows.append({**common, "task": task, "metric": "accuracy", "place": "", "value": accuracy})
+                rows.append({**common, "task": task, "metric": "dead_units", "place": "all", "value": share})
+    return pl.DataFrame(rows)
+
+
+def verdicts(frame: pl.DataFrame) -> dict[str, dict]:
+    return {claim["id"]: claim for claim in evaluate(CLAIMS, frame)}
+
+
+def test_what_the_paper_says_holds_where_it_is_so():
+    found = verdicts(records())
+    assert [claim["verdict"] for claim in found.values()] == ["holds"] * 4
+    third = LEVELS[0.999, 0.0]
+    expected = third[-3:].mean() - third[:3].mean()
+    assert found["UPL-1"]["measured"] == pytest.approx(expected, abs=1.0)
+    b2, root, interaction = found["UPL-4"]["parts"]
+    none, one, two, both = (levels[-3:].mean() for levels in LEVELS.values())
+    assert b2["measured"] == pytest.approx((one + both - none - two) / 2, abs=1.0)
+    assert root["measured"] == pytest.approx((two + both - none - one) / 2, abs=1.0)
+    assert interaction["measured"] == pytest.approx(both - one - two + none, abs=1.0)
+
+
+def test_it_fails_where_the_opposite_is_so():
+    flat = {setting: np.full(TASKS, 95.0) for setting in LEVELS}
+    falling = {**flat, (0.9, 1e-3): np.linspace(95, 20, TASKS)}
+    alive = {setting: np.zeros(TASKS) for setting in LEVELS}
+    assert verdicts(records(levels=flat))["UPL-1"]["verdict"] == "fails"
+    assert verdicts(records(levels=falling))["UPL-2"]["verdict"] == "fails"
+    assert verdicts(records(dead=alive))["UPL-3"]["verdict"] == "fails"
+    assert verdicts(records(levels=falling))["UPL-4"]["verdict"] == "fails"
+
+
+def test_an_interaction_decides_nothing():
+    levels = {**LEVELS, (0.9, 1e-3): np.full(TASKS, 91.0)}
+    found = verdicts(records(levels=levels))["UPL-4"]
+    assert found["parts"][2]["measured"] < 0
+    assert found["verdict"] == "holds"
+
+
+def test_what_was_not_run_is_said_to_be_so():
+    found = verdicts(records(settings=((0.999, 0.0),)))
+    assert [claim["verdict"] for claim in found.values()] == ["holds", "not_run", "not_run", "not_run"]
+    short = records().filter(pl.col("task") < 2)
+    assert {claim["verdict"] for claim in verdicts(short).values()} == {"not_run"}
+
+
+def test_other_learning_rates_and_remedies_do_not_enter_the_factorial():
+    frame = records()
+    slower = frame.with_columns(pl.lit(1e-4).alias("learning_rate"), pl.col("value") * 0, pl.col("run") + "-slow")
+    remedied = frame.with_columns(pl.lit("remedies").alias("experiment"), pl.col("value") * 0, pl.col("run") + "-r")
+    assert verdicts(pl.concat([frame, slower, remedied])) == verdicts(frame)
+
+
+def test_the_summary_warns_of_stability_without_fit():
+    low = {**LEVELS, (0.9, 1e-3): np.full(TASKS, 20.0)}
+    assert not any("Mind the level" in text for text in summary(records()))
+    assert any("Mind the level" in text for text in summary(records(levels=low)))
+
+
+@pytest.mark.parametrize("preset", list(STUDY.presets))
+def test_every_preset_resolves_to_the_factorial(preset):
+    plan = make_plan(STUDY, Request("plasticity", preset))
+    settings = {(r.config.adam_b2, r.config.adam_eps_root) for r in plan.runs.values() if r.experiment == "case1"}
+    if preset == "quick_full":
+        assert settings == {(0.999, 0.0), (0.9, 1e-3)}
+    else:
+        assert settings == {(0.999, 0.0), (0.9, 0.0), (0.999, 1e-3), (0.9, 1e-3)}
+
+
+@pytest.mark.parametrize(
+    "field", ["width", "depth", "batch", "tasks", "steps_per_task", "learning_rate", "adam_b2", "adam_eps_root", "seed"]
+)
+def test_values_out_of_range_are_refused(field):
+    with pytest.raises(UsageError, match=field):
+        configs.product(Config, {field: (-1 if configs.fields(Config)[field].type is int else -1.0,)})
+
+
+@pytest.mark.parametrize("remedy", list(REMEDIES))
+def test_every_remedy_changes_what_it_says(remedy):
+    config = replace(Config(data="digits", width=8, tasks=2, steps_per_task=3), remedy=remedy)
+    made = learner(config)
+    plain = learner(replace(config, remedy="none"))
+    events = script(config, tuple(stream(config)))
+    interventions = [event for event in events if isinstance(event, Intervene)]
+    assert len(interventions) == (2 if remedy in ("reset_last", "shrink_perturb", "redo") else 0)
+    state, bare = (each.init(jax.random.key(0)) for each in (made, plain))
+    layers = len(state.networks["online"].stage("hidden1").layers)
+    assert layers == len(bare.networks["online"].stage("hidden1").layers) + (remedy == "layer_norm")
+    data = stream(config)[0].data
+    from neoteny.learners import Batch
+
+    batch = Batch(data.inputs[:32], data.targets[:32])
+    view, bare_view = made.view(state), plain.view(bare)
+    differs = float(view.loss(view.network, batch, None)) != float(bare_view.loss(bare_view.network, batch, None))
+    assert differs == (remedy in ("l2", "layer_norm")), "l2_to_init is zero at the start"
+
+
+def test_until_fitted_bounds_the_task():
+    config = replace(Config(data="digits", until_fitted=True), batch=64)
+    trains = [event for event in script(config, tuple(stream(config))) if isinstance(event, Train)]
+    rows = len(stream(config)[0].rows("train"))
+    assert all(event.until is not None and event.until.window == -(-rows // 64) for event in trains)
+    assert case1.source is not None
+    assert case1.source(config).batch_size == 64
