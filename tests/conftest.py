@@ -1,5 +1,6 @@
 """Compiled programs are kept between test runs; what is learnt about this machine's speed is not."""
 
+import functools
 import os
 import shutil
 import signal
@@ -12,9 +13,6 @@ import pytest
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-
-STOPPED_AT = 20
-"""Stretches of work after which the run of `stopped` gets its signal: in the second pack's first task."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,19 +29,21 @@ def _register_tiny(patch):
     return tiny
 
 
-def _interrupt(patch, ticks, signum=signal.SIGINT):
-    from neoteny.lab.execute import StopFlag
+def _interrupt(patch, pack, kind, number=1, signum=signal.SIGINT):
+    from neoteny.lab.execute import _Journal
 
-    left, ask = [ticks], StopFlag.raise_if_set
+    take, begun, seen = _Journal.take, [], []
 
-    def raise_if_set(flag):
-        left[0] -= 1
-        if left[0] == 0:
-            signal.raise_signal(signum)
-        else:
-            ask(flag)
+    def take_and_interrupt(journal, tick):
+        take(journal, tick)
+        if journal not in begun:
+            begun.append(journal)
+        if len(begun) == pack and tick.kind == kind:
+            seen.append(tick)
+            if len(seen) == number:
+                signal.raise_signal(signum)
 
-    patch.setattr(StopFlag, "raise_if_set", raise_if_set)
+    patch.setattr(_Journal, "take", take_and_interrupt)
 
 
 @pytest.fixture
@@ -54,8 +54,10 @@ def tiny(monkeypatch):
 
 @pytest.fixture
 def interrupt(monkeypatch):
-    """interrupt(ticks, signum) makes a signal arrive once so many stretches of work are done."""
-    return lambda ticks, signum=signal.SIGINT: _interrupt(monkeypatch, ticks, signum)
+    """interrupt(pack, kind, number, signum): a signal arrives in the pack that is begun as the `pack`-th (from 1), when
+    the `number`-th stretch of this kind of work is done there.
+    """
+    return functools.partial(_interrupt, monkeypatch)
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +80,7 @@ def stopped_once(tmp_path_factory):
     directory = tmp_path_factory.mktemp("tiny") / "stopped"
     with pytest.MonkeyPatch.context() as patch:
         _register_tiny(patch)
-        _interrupt(patch, STOPPED_AT)
+        _interrupt(patch, 2, "train", 2)
         assert main(["run", "tiny", "--preset", "smoke", "--out", str(directory)]) == 130
     return directory
 

@@ -77,9 +77,7 @@ class TestWhole:
         before = {path: content for path, content in contents(finished).items() if "packs" in path.parts}
         assert run(finished) == 0
         assert resume(finished) == 0
-        assert before == {
-            path: content for path, content in contents(finished).items() if "packs" in path.parts
-        }
+        assert before == {path: content for path, content in contents(finished).items() if "packs" in path.parts}
 
     def test_smaller_packs_give_the_same_numbers(self, finished, tmp_path):
         """Not the same bits: those depend on the size of a pack."""
@@ -119,12 +117,10 @@ class TestExtension:
 class TestInterrupts:
     @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
     def test_are_answered_by_a_commit(self, tmp_path, tiny, interrupt, capfd, signum, code):
-        interrupt(10, signum)
+        interrupt(1, "train", signum=signum)
         assert run(tmp_path / "x", "--experiment", "one") == code
         assert statuses(tmp_path / "x") == ["running"]
-        assert (
-            capfd.readouterr().err == f"stopped; all is kept. Go on with: neoteny resume {tmp_path / 'x'}\n"
-        )
+        assert capfd.readouterr().err == f"stopped; all is kept. Go on with: neoteny resume {tmp_path / 'x'}\n"
         assert not (tmp_path / "x" / "report.html").exists()
 
     def test_half_done_is_committed(self, stopped):
@@ -152,38 +148,32 @@ class TestInterrupts:
         assert parameters(stopped) == parameters(finished_once)
 
     def test_between_packs(self, tmp_path, tiny, interrupt):
-        interrupt(14)  # the last stretch of the first pack
+        interrupt(1, "save")  # its last stretch
         assert run(tmp_path / "x") == 130
         assert statuses(tmp_path / "x") == ["finished", None, None]
 
-    def test_killed_without_a_word_it_goes_on_from_the_last_commit(
-        self, finished_once, tmp_path, tiny, monkeypatch
-    ):
-        """A commit at every stretch of work, and death in the stretch after every third."""
+    def test_killed_without_a_word_it_goes_on_from_the_last_commit(self, finished_once, tmp_path, tiny, monkeypatch):
+        """A commit at every stretch of work, and death in the one after the third."""
 
         class Killed(BaseException):
             pass
 
-        make, take, deaths = Options.__init__, execute._Journal.take, [0]
-
-        def committing(options, allow_drift=False, accept_code=False):
-            make(options, 0.0, allow_drift, accept_code)
+        take, deaths = execute._Journal.take, [0]
 
         def take_and_die(journal, tick):
-            if journal.manifest.commit % 4 == 3:
-                monkeypatch.setattr(journal, "manifest", dataclasses.replace(journal.manifest, commit=4))
+            if journal.manifest.commit == 3:
                 deaths[0] += 1
                 raise Killed
             take(journal, tick)
 
-        monkeypatch.setattr(Options, "__init__", committing)
         monkeypatch.setattr(execute._Journal, "take", take_and_die)
         directory = tmp_path / "x"
         with contextlib.suppress(Killed):
-            assert run(directory, "--experiment", "two", "--width", "4") == 0
+            assert run(directory, "--experiment", "two", "--width", "4", "--commit-seconds", "0") == 0
         monkeypatch.setattr(execute._Journal, "take", take)
-        assert resume(directory) == 0
         assert deaths == [1]
+        assert manifests(directory)[0].commit == 3
+        assert resume(directory) == 0
         assert records(directory).equals(records(finished_once).filter(pl.col("width") == 4))
 
     def test_signals_find_their_old_handlers_again(self):
@@ -340,13 +330,9 @@ class TestOtherMachine:
 class TestOtherData:
     def test_stop_and_are_named(self, stopped, tiny, monkeypatch, capfd):
         made = tiny.data()
-        monkeypatch.setattr(
-            tiny, "data", lambda: dataclasses.replace(made, targets=made.targets[::-1].copy())
-        )
+        monkeypatch.setattr(tiny, "data", lambda: dataclasses.replace(made, targets=made.targets[::-1].copy()))
         assert resume(stopped) == 2
-        assert (
-            f"the data differ from those {stopped} was begun with: made_up; restore" in capfd.readouterr().err
-        )
+        assert f"the data differ from those {stopped} was begun with: made_up; restore" in capfd.readouterr().err
 
 
 class TestDamage:
@@ -383,9 +369,7 @@ class TestDamage:
         for command in ("resume", "status", "report"):
             assert main([command, str(stopped)]) == 2
             error = capfd.readouterr().err
-            assert error.startswith(
-                f"neoteny: {path} is damaged (its checksum does not match); remove {path.parent}"
-            )
+            assert error.startswith(f"neoteny: {path} is damaged (its checksum does not match); remove {path.parent}")
             assert error.count("\n") == 1
 
     def test_of_the_plan(self, stopped, capfd):
@@ -486,9 +470,7 @@ class TestPool:
 
 class TestRunners:
     def test_a_stream_without_end(self, tiny):
-        endless = dataclasses.replace(
-            tiny.one, stream=lambda config: neoteny.tasks.random_labels(tiny.data())
-        )
+        endless = dataclasses.replace(tiny.one, stream=lambda config: neoteny.tasks.random_labels(tiny.data()))
         study = dataclasses.replace(tiny.STUDY, experiments=(endless,))
         plan = make_plan(study, Request("tiny", "smoke"))
         with pytest.raises(UsageError, match=r"tiny/one: one: the stream has no end; cut it with take\(n\)"):

@@ -68,9 +68,7 @@ class TestLoad:
         assert frame["depth"].to_list() == [None] * 4
 
     def test_no_commit_gives_no_rows_but_all_columns(self, tmp_path):
-        Store(tmp_path).write_plan(
-            {"format": FORMAT, "packs": [{"name": "p2", "runs": ["r3"]}], "runs": RUNS}
-        )
+        Store(tmp_path).write_plan({"format": FORMAT, "packs": [{"name": "p2", "runs": ["r3"]}], "runs": RUNS})
         frame = results.load(tmp_path)
         assert frame.is_empty()
         assert {"value", "experiment", "width"} <= set(frame.columns)

@@ -144,9 +144,7 @@ def run(
     from neoteny.training.runner import Runner
 
     if not isinstance(learner, LearnerType):
-        raise TypeError(
-            f"run needs a learner, such as neoteny.learners.supervised(...), not {type(learner).__name__}"
-        )
+        raise TypeError(f"run needs a learner, such as neoteny.learners.supervised(...), not {type(learner).__name__}")
     if stream.length is None:
         raise UsageError("the stream has no end; cut it first: stream.take(20)")
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
@@ -198,14 +196,9 @@ def _in_memory(study: Study, plan: Plan, seeds: tuple[int, ...]) -> Result:
         for tick in runner.ticks():
             records.extend(tick.records)
             done = runner.updates_before * len(pack.runs)
-            take(
-                Progress(
-                    pack.name, done, total, tick.compile_seconds, "finished" if runner.finished else "running"
-                )
-            )
+            take(Progress(pack.name, done, total, tick.compile_seconds, "finished" if runner.finished else "running"))
     runs = {
-        name: {"experiment": "run", "config": configs.config_to_json(run.config)}
-        for name, run in plan.runs.items()
+        name: {"experiment": "run", "config": configs.config_to_json(run.config)} for name, run in plan.runs.items()
     }
     frame = _tidy(join_records(to_table(records, SCHEMA), runs))
     networks = runner.networks()

@@ -31,9 +31,7 @@ def describe(directory: Path) -> str:
             standing = f"finished, {manifest.commit} commits"
         else:
             event, done = manifest.cursor
-            standing = (
-                f"{manifest.status}, at event {event} after {done} updates of it, {manifest.commit} commits"
-            )
+            standing = f"{manifest.status}, at event {event} after {done} updates of it, {manifest.commit} commits"
         if manifest is not None and manifest.traceback:
             standing += f": {_cause(manifest.traceback)}"
         lines.append(f"  {pack['name']}  {pack['experiment']:<12} {len(pack['runs'])} runs  {standing}")
