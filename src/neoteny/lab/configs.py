@@ -138,7 +138,8 @@ def config_from_json(config_type: type, content: Mapping[str, Any]) -> Any:
     if set(content) != set(known):
         differing = sorted(set(content) ^ set(known))
         raise UsageError(
-            f"the stored configuration and {config_type.__name__} differ in the fields {', '.join(differing)}"
+            f"the stored configuration and {config_type.__name__} differ in the fields {', '.join(differing)}: "
+            f"the study was changed; start again in another directory"
         )
     values = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
     return _make(config_type, {name: coerce(known[name], value) for name, value in values.items()})
