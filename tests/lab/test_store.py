@@ -331,14 +331,13 @@ class TestForeignDirectories:
 class TestLock:
     def test_one_at_a_time(self, tmp_path):
         folder = tmp_path / "new" / "folder"
-        with locked(folder):
-            with (
-                pytest.raises(
-                    StoreError, match=rf"{folder} is in use by another neoteny process \(pid {os.getpid()}\)"
-                ),
-                locked(folder),
-            ):
-                raise AssertionError("both have it")
+        with (
+            locked(folder), pytest.raises(
+                StoreError, match=rf"{folder} is in use by another neoteny process \(pid {os.getpid()}\)"
+            ),
+            locked(folder),
+        ):
+            raise AssertionError("both have it")
         with locked(folder):
             pass
 
