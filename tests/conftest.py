@@ -1,6 +1,9 @@
 """Compiled programs are kept between test runs; what is learnt about this machine's speed is not."""
 
+import functools
 import os
+import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -17,12 +20,78 @@ def _cache(tmp_path_factory):
     os.environ["NEOTENY_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
+def _register_tiny(patch):
+    import tiny
+    from neoteny import studies
+
+    patch.setitem(studies.STUDIES, "tiny", "a question")
+    patch.setitem(sys.modules, "neoteny.studies.tiny", tiny)
+    return tiny
+
+
+def _interrupt(patch, pack, kind, number=1, signum=signal.SIGINT):
+    from neoteny.lab.execute import _Journal
+
+    take, begun, seen = _Journal.take, [], []
+
+    def take_and_interrupt(journal, tick):
+        take(journal, tick)
+        if journal not in begun:
+            begun.append(journal)
+        if len(begun) == pack and tick.kind == kind:
+            seen.append(tick)
+            if len(seen) == number:
+                signal.raise_signal(signum)
+
+    patch.setattr(_Journal, "take", take_and_interrupt)
+
+
 @pytest.fixture
 def tiny(monkeypatch):
     """The study `tiny`, found by the command line as if it were one of the library's."""
-    import tiny as module
-    from neoteny import studies
+    return _register_tiny(monkeypatch)
 
-    monkeypatch.setitem(studies.STUDIES, "tiny", "a question")
-    monkeypatch.setitem(sys.modules, "neoteny.studies.tiny", module)
-    return module
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """interrupt(pack, kind, number, signum): a signal arrives in the pack that is begun as the `pack`-th (from 1), when
+    the `number`-th stretch of this kind of work is done there.
+    """
+    return functools.partial(_interrupt, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory):
+    """A finished run of the whole study `tiny`; not to be changed."""
+    from neoteny.cli import main
+
+    directory = tmp_path_factory.mktemp("tiny") / "finished"
+    with pytest.MonkeyPatch.context() as patch:
+        _register_tiny(patch)
+        assert main(["run", "tiny", "--preset", "smoke", "--out", str(directory)]) == 0
+    return directory
+
+
+@pytest.fixture(scope="session")
+def stopped_once(tmp_path_factory):
+    """The same run, interrupted in the second of its three packs while that trains; not to be changed."""
+    from neoteny.cli import main
+
+    directory = tmp_path_factory.mktemp("tiny") / "stopped"
+    with pytest.MonkeyPatch.context() as patch:
+        _register_tiny(patch)
+        _interrupt(patch, 2, "train", 2)
+        assert main(["run", "tiny", "--preset", "smoke", "--out", str(directory)]) == 130
+    return directory
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path, tiny):
+    """A copy of a finished run of the study `tiny`."""
+    return Path(shutil.copytree(finished_once, tmp_path / "finished"))
+
+
+@pytest.fixture
+def stopped(stopped_once, tmp_path, tiny):
+    """A copy of a run of `tiny` of whose packs one is finished, one begun and one not."""
+    return Path(shutil.copytree(stopped_once, tmp_path / "stopped"))

@@ -17,7 +17,7 @@ from neoteny.tasks.streams import random_labels
 from neoteny.training.events import Evaluate, Save, Switch, Train
 
 BROKEN: set[str] = set()
-"""What raises in the packs of width 5: "learner" when the program is made, "script" when events are listed, "predict"."""
+"""What raises in the pack of width 5: "learner" when traced, "script" when events are listed, "predict"."""
 
 
 @dataclass(frozen=True)

@@ -32,19 +32,20 @@ def _parse(options_type: type, arguments: Sequence[str], prog: str, description:
     """Arguments as this dataclass; a UsageError of one line for what does not fit."""
     import tyro
 
-    options = {f"--{item.name.replace('_', '-')}": item for item in dataclasses.fields(options_type)}
+    hints = typing.get_type_hints(options_type, include_extras=True)
+    options = {f"--{name.replace('_', '-')}": name for name in hints}
     if "--help" in arguments or "-h" in arguments:
         return tyro.cli(options_type, args=["--help"], prog=prog, description=description)
     help_hint = f"`{prog} --help` lists the options"
     groups: dict[str, list[str]] = {}
     for argument in arguments:
         if argument.startswith("--"):
-            name, equals, value = argument.partition("=")
-            option = name.replace("_", "-")
+            given, equals, value = argument.partition("=")
+            option = given.replace("_", "-")
             if option not in options:
                 near = difflib.get_close_matches(option, options, n=1)
                 hint = f"did you mean {near[0]}? " if near else ""
-                raise UsageError(f"unknown option {name}; {hint}{help_hint}")
+                raise UsageError(f"unknown option {given}; {hint}{help_hint}")
             if option in groups:
                 raise UsageError(f"{option} is given twice; give it once, with all its values after it")
             groups[option] = [value] if equals else []
@@ -54,16 +55,16 @@ def _parse(options_type: type, arguments: Sequence[str], prog: str, description:
             groups[option].append(argument)
     values: dict[str, Any] = {}
     for option, texts in groups.items():
-        item = options[option]
+        name = options[option]
         try:
             with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
                 parsed = tyro.cli(options_type, args=[option, *texts], console_outputs=False)
         except SystemExit as error:
-            given = f"not `{' '.join(texts)}`" if texts else "and none is given"
-            raise UsageError(f"{option} takes {_spelt(item.type)}, {given}") from error
-        values[item.name] = getattr(parsed, item.name)
-        if not texts and values[item.name] == ():
-            raise UsageError(f"{option} takes {_spelt(item.type)}, and none is given")
+            instead = f"not `{' '.join(texts)}`" if texts else "and none is given"
+            raise UsageError(f"{option} takes {_spelt(hints[name])}, {instead}") from error
+        values[name] = getattr(parsed, name)
+        if not texts and values[name] == ():
+            raise UsageError(f"{option} takes {_spelt(hints[name])}, and none is given")
     return options_type(**values)
 
 
@@ -196,9 +197,7 @@ def _run(arguments: Sequence[str]) -> int:
     store = Store(options.out or Path("results") / f"{study.name}-{options.preset}")
     how = _how(options)
     if store.is_foreign():
-        raise UsageError(
-            f"{store.directory} exists and is no result directory of neoteny; give another --out"
-        )
+        raise UsageError(f"{store.directory} exists and is no result directory of neoteny; give another --out")
     if store.plan_path.exists():
         with locked(store.directory):
             content = store.plan()
@@ -210,9 +209,7 @@ def _run(arguments: Sequence[str]) -> int:
     updates = prepare(store, plan, study, how, workers)
     with locked(store.directory):
         if store.plan_path.exists():
-            raise UsageError(
-                f"another process just began a run in {store.directory}; run this again to extend it"
-            )
+            raise UsageError(f"another process just began a run in {store.directory}; run this again to extend it")
         return _execute(store, plan, study, how, workers, updates)
 
 

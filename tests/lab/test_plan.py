@@ -56,9 +56,7 @@ def plan(**changes):
 
 
 def widths(plan):
-    return [
-        {plan.runs[name].config.width for name in pack.runs} for pack in plan.packs if pack.experiment == "a"
-    ]
+    return [{plan.runs[name].config.width for name in pack.runs} for pack in plan.packs if pack.experiment == "a"]
 
 
 class TestPacks:
@@ -76,9 +74,7 @@ class TestPacks:
         for name, run in plan().runs.items():
             assert name == run.name == configs.run_name("study", run.experiment, run.config)
 
-    @pytest.mark.parametrize(
-        ("lanes", "sizes"), [(6, [6]), (5, [3, 3]), (4, [3, 3]), (2, [2, 2, 2]), (1, [1] * 6)]
-    )
+    @pytest.mark.parametrize(("lanes", "sizes"), [(6, [6]), (5, [3, 3]), (4, [3, 3]), (2, [2, 2, 2]), (1, [1] * 6)])
     def test_at_most_so_many_lanes_in_equal_shares(self, lanes, sizes):
         made = plan(experiments=("a",), overrides={"width": (8,)}, lanes=lanes)
         assert [len(pack.runs) for pack in made.packs] == sizes
@@ -183,7 +179,5 @@ class TestJson:
         with pytest.raises(UsageError, match="no experiment 'b'; it has a"):
             Plan.from_json(content, dataclasses.replace(STUDY, experiments=STUDY.experiments[:1]))
         content["runs"][next(iter(content["runs"]))]["config"]["momentum"] = 0.9
-        with pytest.raises(
-            UsageError, match="the stored configuration and Config differ in the fields momentum"
-        ):
+        with pytest.raises(UsageError, match="the stored configuration and Config differ in the fields momentum"):
             Plan.from_json(content, STUDY)

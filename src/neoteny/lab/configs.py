@@ -51,9 +51,7 @@ def fields(config_type: type) -> dict[str, Field]:
         lane = typing.get_origin(hint) is Annotated and LANE in typing.get_args(hint)[1:]
         plain = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
         if lane and plain not in (int, float):
-            raise TypeError(
-                f"{config_type.__name__}.{item.name}: only int and float fields can be lanes, not {plain}"
-            )
+            raise TypeError(f"{config_type.__name__}.{item.name}: only int and float fields can be lanes, not {plain}")
         result[item.name] = Field(item.name, plain, lane, item.default)
     return result
 
@@ -96,8 +94,7 @@ def product(config_type: type, axes: Mapping[str, Sequence[Any]]) -> list[Any]:
             raise UsageError(f"{name}: an axis needs at least one value")
     columns = [[coerce(known[name], value) for value in values] for name, values in axes.items()]
     return [
-        _make(config_type, dict(zip(axes, combination, strict=True)))
-        for combination in itertools.product(*columns)
+        _make(config_type, dict(zip(axes, combination, strict=True))) for combination in itertools.product(*columns)
     ]
 
 
@@ -191,9 +188,7 @@ def host_view(config: Any) -> Any:
         return property(read)
 
     view_type = type(config_type.__name__, (config_type,), {name: absent(name) for name in lanes})
-    values = {
-        item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.name not in lanes
-    }
+    values = {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if item.name not in lanes}
     return _build(view_type, values)
 
 

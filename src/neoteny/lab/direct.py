@@ -166,6 +166,7 @@ def run(
     from neoteny.training.runner import Runner
 
     if not isinstance(learner, LearnerType):
+<<<<<<< HEAD
         raise TypeError(
             f"run needs a learner, such as neoteny.learners.supervised(...), not {type(learner).__name__}"
         )
@@ -175,6 +176,9 @@ def run(
         raise TypeError(f"evaluate takes a tuple of splits: evaluate=({evaluate!r},)")
     if at_task_end is not None and not isinstance(at_task_end, InterventionType):
         raise TypeError(f"at_task_end takes an intervention, such as Redo(), not {type(at_task_end).__name__}")
+=======
+        raise TypeError(f"run needs a learner, such as neoteny.learners.supervised(...), not {type(learner).__name__}")
+>>>>>>> labtests
     if stream.length is None:
         raise UsageError("the stream has no end; cut it first: stream.take(20)")
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
@@ -231,14 +235,9 @@ def _in_memory(study: Study, plan: Plan, seeds: tuple[int, ...]) -> Result:
         for tick in runner.ticks():
             records.extend(tick.records)
             done = runner.updates_before * len(pack.runs)
-            take(
-                Progress(
-                    pack.name, done, total, tick.compile_seconds, "finished" if runner.finished else "running"
-                )
-            )
+            take(Progress(pack.name, done, total, tick.compile_seconds, "finished" if runner.finished else "running"))
     runs = {
-        name: {"experiment": "run", "config": configs.config_to_json(run.config)}
-        for name, run in plan.runs.items()
+        name: {"experiment": "run", "config": configs.config_to_json(run.config)} for name, run in plan.runs.items()
     }
     frame = _tidy(join_records(to_table(records, SCHEMA), runs))
     networks = runner.networks()

@@ -37,9 +37,7 @@ def describe() -> str:
     ]
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules if importlib.util.find_spec(module) is None]
-        state = (
-            "installed" if not missing else f"missing {', '.join(missing)}: pip install 'neoteny[{extra}]'"
-        )
+        state = "installed" if not missing else f"missing {', '.join(missing)}: pip install 'neoteny[{extra}]'"
         lines.append(f"  {extra:<8} {state}")
     return "\n".join([*lines, "", "data sets", *_data_sets()])
 
@@ -57,9 +55,7 @@ def _data_sets() -> list[str]:
     from neoteny.tasks.catalogue import KNOWN, find
 
     folder = os.environ.get("NEOTENY_DATA")
-    lines = [
-        f"  NEOTENY_DATA is {folder if folder else 'not set; point it at a folder of data sets of your own'}"
-    ]
+    lines = [f"  NEOTENY_DATA is {folder if folder else 'not set; point it at a folder of data sets of your own'}"]
     for name in KNOWN:
         finding = find(name)
         state = f"found: {finding.where}" if finding.found else f"missing: {finding.get}"

@@ -196,13 +196,9 @@ def _opening_manifest(store: Store, plan: Plan, pack: Pack, study: Study, option
     accepted = list(stored.accepted)
     changed, drift = changed_files(stored.code, code), _drift(stored, here)
     if changed and options.accept_code:
-        accepted.append(
-            f"pack {pack.name}: sources changed before commit {stored.commit + 1}: {', '.join(changed)}"
-        )
+        accepted.append(f"pack {pack.name}: sources changed before commit {stored.commit + 1}: {', '.join(changed)}")
     if drift and options.allow_drift:
-        accepted.append(
-            f"pack {pack.name}: machine changed before commit {stored.commit + 1}: {'; '.join(drift)}"
-        )
+        accepted.append(f"pack {pack.name}: machine changed before commit {stored.commit + 1}: {'; '.join(drift)}")
     return replace(stored, accepted=tuple(accepted), code=code, machine=here, traceback=None)
 
 
@@ -328,9 +324,7 @@ def _fold(
             runner.restore(Cursor(*journal.manifest.cursor), pack_store.state(journal.manifest))
         except (ValueError, KeyError) as error:
             path = pack_store.directory / journal.manifest.state.path
-            raise StoreError(
-                f"{path} does not fit: {error.args[0]}; {discard(pack_store.directory)}"
-            ) from error
+            raise StoreError(f"{path} does not fit: {error.args[0]}; {discard(pack_store.directory)}") from error
     if not runner.finished:
         tell()
     last_commit, cost = time.perf_counter(), 0.0
@@ -338,9 +332,7 @@ def _fold(
         journal.take(tick)
         since = time.perf_counter() - last_commit
         at_event_end = (
-            runner.cursor.done == 0
-            and since * COMMIT_SHARE >= cost
-            and since >= min(1.0, options.commit_seconds)
+            runner.cursor.done == 0 and since * COMMIT_SHARE >= cost and since >= min(1.0, options.commit_seconds)
         )
         if runner.finished or stop.signum is not None or since >= options.commit_seconds or at_event_end:
             cost = journal.commit(runner)
@@ -476,9 +468,7 @@ def run_in_pool(
             if status == "error":
                 errors.append(detail)
             elif status in ("died", "interrupted"):
-                how = (
-                    f"died with exit code {detail}" if status == "died" else f"was stopped by signal {detail}"
-                )
+                how = f"died with exit code {detail}" if status == "died" else f"was stopped by signal {detail}"
                 errors.append(
                     f"the process of pack {name} {how}; go on from its last commit with: "
                     f"neoteny resume {store.directory}"

@@ -21,11 +21,7 @@ _ROOMS = ("networks", "tasks", "learners", "regularizers", "interventions", "pro
 def code_fingerprint(experiment: Experiment) -> dict[str, str]:
     """File -> hash of its source: the library's computing rooms, and the files the experiment is in."""
     package = Path(__file__).resolve().parent.parent
-    files = {
-        str(path.relative_to(package)): path
-        for room in _ROOMS
-        for path in sorted((package / room).rglob("*.py"))
-    }
+    files = {str(path.relative_to(package)): path for room in _ROOMS for path in sorted((package / room).rglob("*.py"))}
     parts = (experiment.config, experiment.stream, experiment.learner, experiment.script, experiment.source)
     for path in {_source_file(part) for part in parts if part is not None} - {None}:
         assert path is not None
@@ -70,8 +66,9 @@ def devices() -> list[Any]:
 
     try:
         return jax.devices()
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError) as error:
+        # JAX_PLATFORMS=cuda without a CUDA plugin ends in a bare assertion inside JAX.
+        first = str(error).partition("\n")[0] or f"none for {os.environ.get('JAX_PLATFORMS')}"
         raise UsageError(
             f"JAX finds no device: {first}; check JAX_PLATFORMS, and the driver and jaxlib of it"
         ) from error

@@ -88,7 +88,9 @@ class Plan:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], study: Study) -> Plan:
-        """The plan that `to_json` wrote; UsageError if the study has changed so that it cannot run it."""
+        """The plan that `to_json` wrote; UsageError if it is another study's, or this one cannot run it any more."""
+        if content["study"] != study.name:
+            raise UsageError(f"this directory holds study {content['study']!r}, not {study.name!r}; give another --out")
         request = Request(
             content["study"],
             content["preset"],
@@ -101,9 +103,7 @@ class Plan:
         for name, run in content["runs"].items():
             config_type = _experiment(study, run["experiment"]).config
             runs[name] = Run(name, run["experiment"], configs.config_from_json(config_type, run["config"]))
-        packs = tuple(
-            Pack(p["name"], p["experiment"], tuple(p["runs"]), p["lanes"]) for p in content["packs"]
-        )
+        packs = tuple(Pack(p["name"], p["experiment"], tuple(p["runs"]), p["lanes"]) for p in content["packs"])
         return cls(request, runs, packs)
 
 
@@ -118,9 +118,7 @@ def resolve(study: Study, request: Request) -> dict[str, Run]:
     """The runs a request asks for, by name, in the order of the axes."""
     chosen = [_experiment(study, name) for name in request.experiments] or list(study.experiments)
     if request.preset not in study.presets:
-        raise UsageError(
-            f"study {study.name!r} has no preset {request.preset!r}; it has {', '.join(study.presets)}"
-        )
+        raise UsageError(f"study {study.name!r} has no preset {request.preset!r}; it has {', '.join(study.presets)}")
     known = {name for experiment in chosen for name in configs.fields(experiment.config)}
     for name in request.overrides:
         if name not in known:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from neoteny.lab.store import Store
+
+
+def _cause(traceback: str) -> str:
+    """The line of a traceback that says what was raised; JAX adds notes after it."""
+    lines = traceback.strip().splitlines()
+    raised = [line for line in lines if re.match(r"[\w.]+(:|$)", line)]
+    return raised[-1] if raised else lines[-1]
 
 
 def describe(directory: Path) -> str:
@@ -23,11 +31,9 @@ def describe(directory: Path) -> str:
             standing = f"finished, {manifest.commit} commits"
         else:
             event, done = manifest.cursor
-            standing = (
-                f"{manifest.status}, at event {event} after {done} updates of it, {manifest.commit} commits"
-            )
+            standing = f"{manifest.status}, at event {event} after {done} updates of it, {manifest.commit} commits"
         if manifest is not None and manifest.traceback:
-            standing += f": {manifest.traceback.strip().splitlines()[-1]}"
+            standing += f": {_cause(manifest.traceback)}"
         lines.append(f"  {pack['name']}  {pack['experiment']:<12} {len(pack['runs'])} runs  {standing}")
     if finished < len(plan["packs"]):
         lines.append(f"go on with: neoteny resume {directory}")

@@ -46,9 +46,7 @@ class StoreError(UsageError):
 
 def _write_error(path: Path, error: OSError) -> StoreError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StoreError(
-            f"the disk is full: could not write {path}; free some space and go on with `neoteny resume`"
-        )
+        return StoreError(f"the disk is full: could not write {path}; free some space and go on with `neoteny resume`")
     return StoreError(f"could not write {path}: {error.strerror or error}")
 
 
@@ -273,17 +271,18 @@ class PackStore:
         """The last commit, None before the first."""
         try:
             return Manifest.from_json(_unsealed(self.manifest_path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             raise StoreError(f"could not read {self.manifest_path}: {error.strerror}") from error
         except ValueError as error:
-            raise StoreError(
-                f"{self.manifest_path} is damaged ({error}); {discard(self.directory)}"
-            ) from error
+            raise StoreError(f"{self.manifest_path} is damaged ({error}); {discard(self.directory)}") from error
 
     def verify(self, manifest: Manifest) -> None:
-        """StoreError naming the first file that is needed and damaged or gone: of a finished pack, its records."""
+        """StoreError naming the first file that is damaged or gone and still needed.
+
+        A finished pack needs its records and timings; one that is to go on needs everything.
+        """
         needed = (*manifest.records, *manifest.timings)
         for entry in needed if manifest.status == "finished" else manifest.entries:
             self.read(entry)
@@ -425,9 +424,7 @@ class Store:
         try:
             content = _unsealed(self.plan_path)
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise StoreError(
-                f"{self.plan_path} is not there; is this a result directory of neoteny?"
-            ) from error
+            raise StoreError(f"{self.plan_path} is not there; is this a result directory of neoteny?") from error
         except OSError as error:
             raise StoreError(f"could not read {self.plan_path}: {error.strerror}") from error
         except ValueError as error:
