@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,12 +119,23 @@ def _script_text(runner: Any) -> str:
     words = []
     for event in runner.script:
         if isinstance(event, Probe):
-            names = ",".join(f"{type(probe).__name__}:{probe.name}" for probe in event.probes)
+            names = ",".join(f"{type(p).__name__}:{p.name}:{_function_text(p.function)}" for p in event.probes)
             words.append(f"probe {event.task.index} {event.split} {event.samples} {names}")
         else:
             shown = {k: v.index if k in ("task", "on") and v is not None else v for k, v in vars(event).items()}
             words.append(f"{type(event).__name__} {shown}")
     return "\n".join(words)
+
+
+def _function_text(function: Any) -> str:
+    """A probe's function in words: its name, its source where there is one, and what a partial one was given."""
+    if isinstance(function, partial):
+        return f"{_function_text(function.func)} {function.args} {sorted(function.keywords.items())}"
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        source = ""
+    return f"{getattr(function, '__qualname__', type(function).__name__)} {_digest(source)}"
 
 
 def _stream_digest(stream: Stream) -> str:
@@ -166,19 +179,15 @@ def run(
     from neoteny.training.runner import Runner
 
     if not isinstance(learner, LearnerType):
-<<<<<<< HEAD
-        raise TypeError(
-            f"run needs a learner, such as neoteny.learners.supervised(...), not {type(learner).__name__}"
-        )
+        raise TypeError(f"run needs a learner, such as neoteny.learners.supervised(...), not {type(learner).__name__}")
     if not isinstance(stream, StreamType):
-        raise TypeError(f"run needs a stream, such as neoteny.tasks.single(images, labels), not {type(stream).__name__}")
+        raise TypeError(
+            f"run needs a stream, such as neoteny.tasks.single(images, labels), not {type(stream).__name__}"
+        )
     if isinstance(evaluate, str):
         raise TypeError(f"evaluate takes a tuple of splits: evaluate=({evaluate!r},)")
     if at_task_end is not None and not isinstance(at_task_end, InterventionType):
         raise TypeError(f"at_task_end takes an intervention, such as Redo(), not {type(at_task_end).__name__}")
-=======
-        raise TypeError(f"run needs a learner, such as neoteny.learners.supervised(...), not {type(learner).__name__}")
->>>>>>> labtests
     if stream.length is None:
         raise UsageError("the stream has no end; cut it first: stream.take(20)")
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
