@@ -32,7 +32,7 @@ class TaskArrays(NamedTuple):
 
 
 class SourceState(NamedTuple):
-    """drawn: the task's draw for this lane. order: (capacity,) int32, this epoch's row numbers shuffled, padding last."""
+    """drawn: the task's draw for this lane. order: (capacity,) int32, the epoch's rows shuffled, padding last."""
 
     drawn: PyTree
     order: Any
