@@ -250,8 +250,8 @@ def test_until_holds_each_lane_where_it_met_the_condition():
     assert taken.max() < 3_000
     per_update = held._flops_of_update(held.tasks[0])
     np.testing.assert_allclose(held.ledger.train, per_update * taken)
-    # Each lane stayed where it met the condition: the same program, ended there, has the same bits; plain training, which
-    # is another program, leads to the same place but for rounding.
+    # Each lane stayed where it met the condition: the same program, ended there, has the same bits. Plain training is
+    # another program and leads to the same place but for rounding.
     for lane in range(4):
         ended, plain = (
             finish(make_runner([Config(seed=s) for s in range(4)], experiment=events_experiment(events, tasks=1)))[1]

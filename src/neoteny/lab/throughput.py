@@ -9,7 +9,6 @@ from pathlib import Path
 from neoteny.errors import UsageError
 from neoteny.lab.store import to_json_bytes, write_atomic
 
-
 SHORTEST = 10.0
 """Runs of fewer seconds of work say little about long ones, and are not remembered."""
 
