@@ -17,7 +17,9 @@ from neoteny.lab.store import Store
 
 KILLS = 10
 
-RUN = ["run", "plasticity", "--preset", "smoke", "--experiment", "remedies", "--remedy", "redo", "shrink_perturb", "--tasks", "3", "--steps-per-task", "600", "--seeds", "2", "--adam-b2", "0.999", "--adam-eps-root", "0", "--commit-seconds", "0"]
+SMALL = "--preset smoke --experiment remedies --remedy redo shrink_perturb --tasks 3 --steps-per-task 600 --seeds 2"
+ONE_SETTING = "--adam-b2 0.999 --adam-eps-root 0"
+RUN = f"run plasticity {SMALL} {ONE_SETTING} --commit-seconds 0".split()
 
 
 def start(*arguments: object) -> subprocess.Popen:

@@ -1,7 +1,7 @@
 """neoteny: a laboratory for networks that must keep learning.
 
-Rooms (`networks`, `tasks`, `learners`, `interventions`, `regularizers`, `probes`, `analysis`, ...) and the functions `run`,
-`load` and `arrays` are imported when they are first used.
+Rooms (`networks`, `tasks`, `learners`, `interventions`, `regularizers`, `probes`, `analysis`, ...) and the functions
+`run`, `load` and `arrays` are imported when they are first used.
 """
 
 from __future__ import annotations

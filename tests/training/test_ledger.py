@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +54,7 @@ def test_an_update_costs_its_products_and_little_more():
     batch, sizes = 16, (12, 8, 8, 3)
     runner = make_runner([Config()])
     counted = runner._flops_of_update(runner.tasks[0])
-    terms = [a * b for a, b in zip(sizes, sizes[1:], strict=False)]
+    terms = [a * b for a, b in pairwise(sizes)]
     # Forward, gradient by weights, and gradient by inputs of all but the first layer.
     products = 2 * batch * (3 * sum(terms) - terms[0])
     assert products < counted

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from neoteny.lab.study import Experiment, Study
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from neoteny.interventions import Intervention
     from neoteny.learners.learner import Learner
     from neoteny.networks.network import Network
     from neoteny.tasks.streams import Stream
@@ -39,6 +42,7 @@ class Config:
 
     learner: str
     stream: str
+    script: str
     steps: int
     batch_size: int
     seed: Lane[int] = 0
@@ -53,6 +57,10 @@ class Result:
 
     _records: pl.DataFrame
     _networks: Mapping[int, tuple[Any, int]]  # seed -> (a pack's networks, lane)
+
+    def __repr__(self) -> str:
+        seeds, metrics = ", ".join(map(str, self._networks)), ", ".join(self.metrics())
+        return f"Result(seeds: {seeds}; {len(self._records)} records of {metrics})"
 
     def frame(self) -> pl.DataFrame:
         """All records: one row a measurement, with the columns of `neoteny.lab.records.Record` and `seed`."""
@@ -100,9 +108,34 @@ class Result:
         return curves(rows, x=x, by=by, y_label=metric.replace("_", " "))
 
 
-def _learner_digest(runner: Any) -> str:
-    """What an update computes: a hash of its lowered program."""
-    return hashlib.sha256(runner.update_text().encode()).hexdigest()[:16]
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _script_text(runner: Any) -> str:
+    """The events and what they measure, in words: part of a run's name, so that other measurements make other runs."""
+    from neoteny.training.events import Probe
+
+    words = []
+    for event in runner.script:
+        if isinstance(event, Probe):
+            names = ",".join(f"{type(p).__name__}:{p.name}:{_function_text(p.function)}" for p in event.probes)
+            words.append(f"probe {event.task.index} {event.split} {event.samples} {names}")
+        else:
+            shown = {k: v.index if k in ("task", "on") and v is not None else v for k, v in vars(event).items()}
+            words.append(f"{type(event).__name__} {shown}")
+    return "\n".join(words)
+
+
+def _function_text(function: Any) -> str:
+    """A probe's function in words: its name, its source where there is one, and what a partial one was given."""
+    if isinstance(function, partial):
+        return f"{_function_text(function.func)} {function.args} {sorted(function.keywords.items())}"
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        source = ""
+    return f"{getattr(function, '__qualname__', type(function).__name__)} {_digest(source)}"
 
 
 def _stream_digest(stream: Stream) -> str:
@@ -126,25 +159,35 @@ def run(
     evaluate: Sequence[str] = ("train",),
     seen_tasks: bool = False,
     samples: int | None = 2_048,
+    at_task_end: Intervention | None = None,
     out: Path | str | None = None,
 ) -> Result:
-    """Train `learner` on every task of `stream` in turn and measure at the end of each; all seeds in one
-    program.
+    """Train `learner` on every task of `stream` in turn and measure at the end of each; all seeds in one program.
 
-    seeds: how many (0 to n-1), or which. steps: updates on each task, of batches of `batch_size`. probes:
-    functions of `neoteny.probes`, measurements, or functions of features (n, d). evaluate: the splits scored
-    at the end of a task, those of all tasks seen so far if `seen_tasks`. samples: rows a probe looks at
-    (None: all). out: a directory to keep results in, where an interrupted run goes on; in memory if None.
-    UsageError for what cannot be run.
+    seeds: how many (0 to n-1), or which. steps: updates on each task, of batches of `batch_size`. probes: functions of
+    `neoteny.probes`, measurements, or functions of features (n, d). evaluate: the splits scored at the end of a task,
+    those of all tasks seen so far if `seen_tasks`. samples: rows a probe looks at (None: all). at_task_end: an
+    intervention after the measurements of every task. out: a directory to keep results in, where an interrupted run
+    goes on; in memory if None. UsageError for what cannot be run.
     """
+    from neoteny.interventions import Intervention as InterventionType
     from neoteny.learners.learner import Learner as LearnerType
     from neoteny.tasks.sources import Minibatch
+    from neoteny.tasks.streams import Stream as StreamType
     from neoteny.training.compilations import use_compilation_cache
-    from neoteny.training.events import Evaluate, Probe, Save, Switch, Train
+    from neoteny.training.events import Evaluate, Intervene, Probe, Save, Switch, Train
     from neoteny.training.runner import Runner
 
     if not isinstance(learner, LearnerType):
         raise TypeError(f"run needs a learner, such as neoteny.learners.supervised(...), not {type(learner).__name__}")
+    if not isinstance(stream, StreamType):
+        raise TypeError(
+            f"run needs a stream, such as neoteny.tasks.single(images, labels), not {type(stream).__name__}"
+        )
+    if isinstance(evaluate, str):
+        raise TypeError(f"evaluate takes a tuple of splits: evaluate=({evaluate!r},)")
+    if at_task_end is not None and not isinstance(at_task_end, InterventionType):
+        raise TypeError(f"at_task_end takes an intervention, such as Redo(), not {type(at_task_end).__name__}")
     if stream.length is None:
         raise UsageError("the stream has no end; cut it first: stream.take(20)")
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
@@ -159,27 +202,32 @@ def run(
             events += [Evaluate(each, split) for each in looked_at for split in evaluate]
             if probes:
                 events.append(Probe(*probes, on=task, samples=samples))
+            if at_task_end is not None:
+                events.append(Intervene(at_task_end, on=task))
         return (*events, Save(_FINAL))
 
+    # Functions of their own for every call: programs are shared between packs by the function that makes the learner.
+    def make_learner(_: Any) -> Learner:
+        return learner
+
     def experiment(axes: dict[str, tuple]) -> Experiment:
-        return Experiment(
-            "run",
-            Config,
-            lambda _: axes,
-            lambda _: stream,
-            lambda _: learner,
-            script,
-            lambda _: Minibatch(batch_size),
-        )
+        source = Minibatch(batch_size)
+        return Experiment("run", Config, lambda _: axes, lambda _: stream, make_learner, script, lambda _: source)
 
     use_compilation_cache()
     try:
-        draft = Runner(experiment({}), [Config("", "", steps, batch_size)], ["draft"])
+        draft = Runner(experiment({}), [Config("", "", "", steps, batch_size)], ["draft"])
         draft.check()
     except (ValueError, KeyError) as error:
         raise UsageError(str(error.args[0])) from error
-    digests = {"learner": (_learner_digest(draft),), "stream": (_stream_digest(stream),)}
-    axes = {**digests, "steps": (steps,), "batch_size": (batch_size,), "seed": chosen}
+    axes = {
+        "learner": (_digest(draft.learner_text()),),
+        "stream": (_stream_digest(stream),),
+        "script": (_digest(_script_text(draft)),),
+        "steps": (steps,),
+        "batch_size": (batch_size,),
+        "seed": chosen,
+    }
     study = Study("run", "", "", "", "", (experiment(axes),), (), presets={"direct": ""})
     request = Request("run", "direct", lanes=max(len(chosen), 1))
     if out is None:
@@ -235,4 +283,5 @@ def _in_directory(study: Study, request: Request, store: Store, seeds: tuple[int
 
 def _tidy(frame: pl.DataFrame) -> pl.DataFrame:
     """Without the columns that are the same for every run made here."""
-    return frame.drop("experiment", "learner", "stream", "steps", "batch_size", "branch", "trial")
+    told = frame.drop("experiment", "learner", "stream", "script", "steps", "batch_size", "branch", "trial")
+    return told.select("seed", "metric", "value", pl.exclude("seed", "metric", "value"))

@@ -7,9 +7,9 @@ from collections import Counter
 from neoteny.lab.execute import make_runner
 from neoteny.lab.fingerprint import devices
 from neoteny.lab.plan import Plan
-from neoteny.lab.progress import spell_seconds
 from neoteny.lab.study import Study
 from neoteny.lab.throughput import recall
+from neoteny.report.formats import rough_duration
 
 
 def describe(study: Study, plan: Plan) -> str:
@@ -26,13 +26,13 @@ def describe(study: Study, plan: Plan) -> str:
         known = known and rate is not None
         total_flops += flops
         total_seconds += flops / rate if rate else 0.0
-        time = f"about {spell_seconds(flops / rate)}" if rate else "time unknown until it ran here once"
+        time = f"about {rough_duration(flops / rate)}" if rate else "time unknown until it ran here once"
         lines.append(
             f"  {pack.name}  {pack.experiment:<12} {len(pack.runs)} runs, "
             f"{runner.plan().updates:,} updates each; state {runner.state_bytes() / 1e6:,.1f} MB; "
             f"{flops / 1e12:,.3f} TFLOP of training; {time}"
         )
         lines.append(f"      {len(runner.script)} events: {events}")
-    time = f", about {spell_seconds(total_seconds)}" if known else ""
+    time = f", about {rough_duration(total_seconds)}" if known else ""
     lines.append(f"in all {total_flops / 1e12:,.3f} TFLOP of training{time}")
     return "\n".join(lines)

@@ -342,13 +342,16 @@ def _fold(
 
 
 def _remember_throughput(study: Study, pack: Pack, runner: Runner, store: Store) -> None:
-    from neoteny.lab.throughput import remember
+    from neoteny.lab.throughput import SHORTEST, remember
 
-    manifest = store.pack(pack.name).manifest()
-    assert manifest is not None, "a finished pack has a commit"
-    seconds = sum(store.pack(pack.name).timings(manifest)["seconds"].to_pylist())
-    if seconds > 0:
-        remember(study.name, pack.experiment, float(runner.ledger.train[: len(pack.runs)].sum()) / seconds)
+    pack_store = store.pack(pack.name)
+    manifest = pack_store.manifest()
+    if manifest is None:
+        return
+    timings = pack_store.timings(manifest)
+    worked = sum(timings["seconds"].to_pylist()) - sum(timings["compile_seconds"].to_pylist())
+    if worked >= SHORTEST:
+        remember(study.name, pack.experiment, float(runner.ledger.train[: len(pack.runs)].sum()) / worked)
 
 
 def run_in_process(

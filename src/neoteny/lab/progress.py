@@ -8,19 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from neoteny.lab.execute import Progress
+from neoteny.report.formats import rough_duration
 
 PLAIN_SECONDS = 15.0
 """How often a plain line is written where there is no terminal."""
 
 
-def spell_seconds(seconds: float) -> str:
-    """Seconds as a person says them: 42 s, 3 min 20 s, 2 h 5 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+SETTLED_SECONDS = 3.0
+"""No time left is told before so many seconds of work, compiling apart: it would be absurd."""
 
 
 class _Totals:
@@ -30,27 +25,29 @@ class _Totals:
         self.totals = totals
         self.done = dict.fromkeys(totals, 0)
         self.finished = 0
+        self._compiling = dict.fromkeys(totals, 0.0)
         self._start: float | None = None
         self._start_done = 0
 
     def take(self, progress: Progress) -> None:
         self.totals[progress.pack] = progress.total
         self.done[progress.pack] = progress.done
+        self._compiling[progress.pack] = progress.compile_seconds
         self.finished += progress.status != "running"
-
-    def rate(self) -> float:
-        """Lane-updates a second since the first one."""
-        done, now = sum(self.done.values()), time.perf_counter()
         if self._start is None:
-            self._start, self._start_done = now, done
-        elapsed = now - self._start
-        return (done - self._start_done) / elapsed if elapsed > 0 else 0.0
+            self._start, self._start_done = time.perf_counter(), sum(self.done.values())
 
     def line(self) -> str:
-        done, total, rate = sum(self.done.values()), sum(self.totals.values()), self.rate()
-        left = f", {spell_seconds((total - done) / rate)} left" if rate > 0 and done < total else ""
-        share = 100 * done / max(total, 1)
-        return f"{done:,}/{total:,} updates ({share:.0f} %), {rate:,.0f} updates/s{left}"
+        """Lane-updates done, how many a second without the time spent compiling, and the time left."""
+        done, total = sum(self.done.values()), sum(self.totals.values())
+        passed = 0.0 if self._start is None else time.perf_counter() - self._start
+        worked = max(passed - sum(self._compiling.values()), 0.0)
+        told = f"{done:,}/{total:,} updates ({100 * done / max(total, 1):.0f} %)"
+        if worked < SETTLED_SECONDS or done == self._start_done:
+            return told
+        rate = (done - self._start_done) / worked
+        left = f", {rough_duration((total - done) / rate)} left" if done < total else ""
+        return f"{told}, {rate:,.0f} updates/s{left}"
 
 
 @contextmanager

@@ -9,6 +9,9 @@ from pathlib import Path
 from neoteny.errors import UsageError
 from neoteny.lab.store import to_json_bytes, write_atomic
 
+SHORTEST = 10.0
+"""Runs of fewer seconds of work say little about long ones, and are not remembered."""
+
 
 def cache_directory() -> Path:
     """Where neoteny keeps what it can make again: NEOTENY_CACHE, else the user's cache directory."""
@@ -33,7 +36,7 @@ def _table() -> dict[str, float]:
 
 
 def remember(study: str, experiment: str, flops_per_second: float) -> None:
-    """Note the training FLOP/s of a finished pack; a cache that cannot be written is no failure."""
+    """Note the training FLOP/s of a finished pack, compiling apart; a cache that cannot be written is no failure."""
     table = {**_table(), f"{study}/{experiment}": flops_per_second}
     try:
         write_atomic(_path(), to_json_bytes(table))

@@ -15,7 +15,9 @@ from neoteny.networks.network import Maker, Network, split_trainable
 
 
 class Batch(NamedTuple):
-    """A supervised batch: `inputs` (batch, ...) float32, `targets` (batch,) int32 labels or (batch, outputs) float32."""
+    """A supervised batch: `inputs` (batch, ...) float32, `targets` (batch,) int32 labels or (batch, outputs)
+    float32.
+    """
 
     inputs: Array
     targets: Array

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from neoteny.learners.learner import Batch, Learner, LearnerState, Origin, View, init_stages
 from neoteny.networks.network import Maker, Network, Statistic, as_network, check_maker, split_trainable
@@ -71,8 +72,9 @@ def supervised(
     """A learner that fits targets to inputs.
 
     maker: key -> network. optimizer: applied to every stage apart, each with its own moments and count; its
-    hyper-parameters may be traced numbers. regularizer: a penalty added to the loss. before: a rule on the whole gradient
-    before the stages' own (clipping by global norm). frozen: stages that are not trained and hold no optimiser state.
+    hyper-parameters may be traced numbers. regularizer: a penalty added to the loss. before: a rule on the whole
+    gradient before the stages' own (clipping by global norm). frozen: stages that are not trained and hold no
+    optimiser state.
     """
     maker = check_maker(maker)
     penalty = NoPenalty() if regularizer is None else regularizer
@@ -84,7 +86,7 @@ def supervised(
             network.index(name)
         return network
 
-    def trained(network: Network) -> dict[str, object]:
+    def trained(network: Network) -> PyTree:
         stages = zip(network.names, network.stages, strict=True)
         return {name: split_trainable(stage)[0] for name, stage in stages if name not in frozen}
 
@@ -110,9 +112,9 @@ def supervised(
         gradients, (value, result) = jax.grad(loss, has_aux=True)(parameters)
         by_stage = {name: gradients.stage(name) for name in state.optimizer[ONLINE]}
         held = {name: parameters.stage(name) for name in by_stage}
-        by_stage, rule_state = rule.update(by_stage, state.memory["rule"], held)
+        ruled, rule_state = rule.update(by_stage, state.memory["rule"], held)
         stages, optimizer_states = {}, {}
-        for name, gradient in by_stage.items():
+        for name, gradient in cast(dict, ruled).items():
             change, optimizer_states[name] = optimizer.update(gradient, state.optimizer[ONLINE][name], held[name])
             stages[name] = eqx.combine(optax.apply_updates(held[name], change), rest.stage(name))
         network = _with_statistics(network.replace(**stages), result.network)

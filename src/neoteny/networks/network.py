@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 import equinox as eqx
 import jax
@@ -27,7 +27,9 @@ class Layer(eqx.Module):
 
     @abc.abstractmethod
     def __call__(self, x: Array, *, train: bool = False, key: PRNGKeyArray | None = None) -> tuple[Array, Self]:
-        """Map a batch `x` (samples first, channels last). `train` selects batch moments and dropout; `key` feeds them."""
+        """Map a batch `x` (samples first, channels last). `train` selects batch moments and dropout; `key` feeds
+        them.
+        """
 
 
 class Chain(Layer):
@@ -72,7 +74,9 @@ class PerExample(Layer):
 
 
 class Pass(NamedTuple):
-    """What one forward pass gives: `output` (batch, outputs), `stages` name -> (batch, ...), and the updated network."""
+    """What one forward pass gives: `output` (batch, outputs), `stages` name -> (batch, ...), and the updated
+    network.
+    """
 
     output: Array
     stages: dict[str, Array]
@@ -126,17 +130,30 @@ Maker = Callable[[PRNGKeyArray], Network]
 
 def as_network(made: object) -> Network:
     """A maker's result as a `Network`: other callables become a network of the single stage `body`."""
-    if isinstance(made, Network):
-        return made
     if isinstance(made, Layer):
-        return Network(body=made)
+        made = Network(body=made)
+    if isinstance(made, Network):
+        _check_leaves(made)
+        return made
     if not callable(made):
         raise TypeError(f"a maker must return a network, that is something callable; it returned {type(made).__name__}")
     return Network(body=made)
 
 
+def _check_leaves(network: Network) -> None:
+    """TypeError naming a field that is neither an array nor static: every program would take it for a traced array."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(network):
+        if not _is_any_array(leaf):
+            raise TypeError(
+                f"{jax.tree_util.keystr(path)} of the network is {leaf!r}, no array; declare it with "
+                "eqx.field(static=True), or make it an array if it is to be trained"
+            )
+
+
 def check_maker(maker: object) -> Maker:
-    """`maker` itself, or a TypeError if it is an instantiated module: then every seed would share one initialisation."""
+    """`maker` itself, or a TypeError if it is an instantiated module: then every seed would share one
+    initialisation.
+    """
     if isinstance(maker, eqx.Module):
         raise TypeError(
             f"expected a maker, a function key -> network, and got an instantiated {type(maker).__name__}; "
@@ -144,7 +161,7 @@ def check_maker(maker: object) -> Maker:
         )
     if not callable(maker):
         raise TypeError(f"expected a maker, a function key -> network, and got {type(maker).__name__}")
-    return maker
+    return cast(Maker, maker)
 
 
 def _is_statistic(node: object) -> bool:

@@ -100,6 +100,8 @@ __all__ = [
     "singular_values",
     "spectral_density",
     "stable_rank",
+    "view_plasticity",
+    "view_regret",
     "weight_norm",
     "weight_rank",
 ]

@@ -57,7 +57,9 @@ class ViewProbe:
 
 @dataclass(frozen=True)
 class NetworkProbe:
-    """A NumPy measurement of the parameters: function(network) -> {place: scalar}, called for every lane on the host."""
+    """A NumPy measurement of the parameters: function(network) -> {place: scalar}, called for every lane on the
+    host.
+    """
 
     name: str
     function: Callable[..., Mapping[str, float]]

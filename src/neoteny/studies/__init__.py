@@ -1,4 +1,6 @@
-"""The studies, by name. Each lives in a module of this room that declares `STUDY`; it is imported when it is asked for."""
+"""The studies, by name. Each lives in a module of this room that declares `STUDY`; it is imported when it is asked
+for.
+"""
 
 from __future__ import annotations
 

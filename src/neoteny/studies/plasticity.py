@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -31,7 +32,7 @@ from neoteny.analysis import (
     verdict,
 )
 from neoteny.analysis.claims import Claim
-from neoteny.interventions import Intervention, Nothing, Redo, Reset, ShrinkPerturb
+from neoteny.interventions import Intervention, Redo, Reset, ShrinkPerturb
 from neoteny.lab.configs import Lane
 from neoteny.lab.study import Experiment, Study, StudyFigure
 from neoteny.learners.learner import Learner
@@ -39,7 +40,9 @@ from neoteny.learners.supervised import supervised
 from neoteny.networks import Norm, mlp
 from neoteny.probes import dead_units, dormant_units, effective_rank, sharpness, weight_norm, weight_rank
 from neoteny.regularizers import L2, L2ToInit, NoPenalty, Regularizer
+from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.catalogue import load
+from neoteny.tasks.images import whole
 from neoteny.tasks.sources import Minibatch
 from neoteny.tasks.streams import Stream, Task, random_labels
 from neoteny.training.events import Evaluate, Event, Intervene, Probe, Reached, Switch, Train
@@ -57,7 +60,7 @@ class Remedy:
 
     norm: Norm = Norm.NONE
     penalty: Callable[[float], Regularizer] = field(default=lambda _: NoPenalty())
-    at_task_end: Intervention = Nothing()
+    at_task_end: Intervention | None = None
 
 
 REMEDIES = {
@@ -138,14 +141,20 @@ OPTIMIZERS = {"adam_b2": (0.999, 0.9), "adam_eps_root": (0.0, 1e-3)}
 """The 2 x 2 factorial of the paper's two changes to Adam; the first of each is the default."""
 
 
+@cache
+def images(name: str) -> Arrays:
+    """The images whose labels are drawn: all there are, since nothing is asked of images not seen."""
+    return whole(load(name))
+
+
 def stream(config: Config) -> Stream:
     """The same images, with labels drawn anew for every task and lane."""
-    return random_labels(load(config.data), tasks=config.tasks)
+    return random_labels(images(config.data), tasks=config.tasks)
 
 
 def learner(config: Config) -> Learner:
     """An MLP trained with Adam; update = rate * m / (sqrt(v + eps_root) + eps)."""
-    data, remedy = load(config.data), REMEDIES[config.remedy]
+    data, remedy = images(config.data), REMEDIES[config.remedy]
     return supervised(
         mlp(data.input_shape, [config.width] * config.depth, data.classes or 0, norm=remedy.norm),
         optax.adam(config.learning_rate, b2=config.adam_b2, eps=ADAM_EPS, eps_root=config.adam_eps_root),
@@ -168,7 +177,7 @@ def script(config: Config, tasks: tuple[Task, ...]) -> tuple[Event, ...]:
             Probe(weight_norm, weight_rank, on=task, samples=1),
             Probe(sharpness, on=task, samples=512),
         ]
-        if remedy != Nothing():
+        if remedy is not None:
             events.append(Intervene(remedy, on=task))
     return tuple(events)
 
@@ -197,7 +206,7 @@ remedies = Experiment("remedies", Config, remedies_axes, stream, learner, script
 
 # Claims -----------------------------------------------------------------------------------------------------------
 
-SETTINGS = {
+SETTINGS: dict[tuple, str] = {
     (0.999, 0.0): "default Adam",
     (0.9, 0.0): "b2 = 0.9",
     (0.999, 1e-3): "eps_root = 1e-3",
@@ -229,7 +238,9 @@ def _by_task(frame: pl.DataFrame, setting: tuple[float, float], metric: str, pla
 
 
 def _accuracy(frame: pl.DataFrame, setting: tuple[float, float]) -> np.ndarray | None:
-    """Accuracy in percent at the end of every task (seeds, tasks). A diverged run is scored by its last finite network."""
+    """Accuracy in percent at the end of every task (seeds, tasks). A diverged run is scored by its last finite
+    network.
+    """
     accuracy = _by_task(frame, setting, "accuracy")
     return None if accuracy is None or accuracy.shape[1] < 3 else 100 * accuracy
 
@@ -314,7 +325,8 @@ def _effect(name: str, estimate: Interval) -> Verdict:
 CLAIMS = (
     Claim(
         "UPL-1",
-        "Default Adam collapses under label resets: accuracy of the last third of tasks less the first third is below -10 points",
+        "Default Adam collapses under label resets: "
+        "accuracy of the last third of tasks less the first third is below -10 points",
         "figure 1: falls to chance after some resets",
         _default_collapses,
     ),
@@ -326,13 +338,15 @@ CLAIMS = (
     ),
     Claim(
         "UPL-3",
-        "Collapse goes with dead ReLUs: a dead share at least 0.2 above tuned Adam's, and falling accuracy where it rises",
+        "Collapse goes with dead ReLUs: "
+        "a dead share at least 0.2 above tuned Adam's, and falling accuracy where it rises",
         "figure 1: default Adam kills most ReLUs",
         _dead_units,
     ),
     Claim(
         "UPL-4",
-        "Both changes matter: main effects on the last third's accuracy (points) of b2 = 0.9 and of eps_root = 1e-3 are above 0",
+        "Both changes matter: main effects on the last third's accuracy (points) of b2 = 0.9 and of eps_root = 1e-3 "
+        "are above 0",
         "not in the paper, which changes both at once",
         _which_change,
     ),
@@ -400,7 +414,7 @@ FIGURES = (
     StudyFigure(
         "accuracy",
         "Accuracy at the end of each task",
-        "How well the labels of each task are fitted when its budget of steps is spent, on up to 4,096 training images. "
+        "How well the labels of each task are fitted when its budget of steps is spent, on 4,096 images. "
         "A network that stays able to learn gives a flat line.",
         _curve("accuracy", "accuracy (%)", scale=100, chance=True),
     ),
@@ -413,7 +427,8 @@ FIGURES = (
     StudyFigure(
         "effective_rank",
         "Effective rank of the features",
-        "Number of singular values of the last hidden stage's output that make up 99 % of their sum (Kumar et al. 2021).",
+        "Number of singular values of the last hidden stage's output that make up 99 % of their sum "
+        "(Kumar et al. 2021).",
         _curve("effective_rank", "effective rank", place=None),
     ),
     StudyFigure(
@@ -431,7 +446,7 @@ FIGURES = (
     StudyFigure(
         "remedies",
         "Remedies under default Adam",
-        "Accuracy at the end of each task with what is done about loss of plasticity; `none` is default Adam above.",
+        "Accuracy at the end of each task with what is done about loss of plasticity; none is default Adam above.",
         _remedies_figure("accuracy", "accuracy (%)", scale=100),
     ),
     StudyFigure(
@@ -459,8 +474,9 @@ def summary(frame: pl.DataFrame) -> tuple[str, ...]:
         )
     if DEFAULT in starts and TUNED in starts and starts[TUNED] < 0.5 * starts[DEFAULT]:
         told.append(
-            "Mind the level: tuned Adam is stable here, but fits far fewer labels than default Adam does at first. With "
-            "eps_root = 1e-3 inside the root, updates are small once gradients are, so a budget this short is not enough for it."
+            "Mind the level: tuned Adam is stable here, but fits far fewer labels than default Adam does at first. "
+            "With eps_root = 1e-3 inside the root, updates are small once gradients are, so a budget this short is not "
+            "enough for it."
         )
     return tuple(told)
 
@@ -471,8 +487,8 @@ STUDY = Study(
     paper="Lyle, Zheng, Nikishin, Avila Pires, Pascanu, Dabney: Understanding plasticity in neural networks, ICML 2023",
     paper_url="https://arxiv.org/abs/2303.01486",
     question=(
-        "The same images get new random labels, again and again. Does the network fit the last labels as well as the first, "
-        "and if it does not, is Adam to blame?"
+        "The same images get new random labels, again and again. Does the network fit the last labels as well as the "
+        "first, and if it does not, is Adam to blame?"
     ),
     experiments=(case1, remedies),
     claims=CLAIMS,

@@ -16,6 +16,7 @@ from neoteny.tasks.images import (
     mnist_digits,
     npz,
     parquet,
+    whole,
 )
 from neoteny.tasks.sources import Minibatch
 from neoteny.tasks.streams import (
@@ -60,4 +61,5 @@ __all__ = [
     "permuted",
     "random_labels",
     "single",
+    "whole",
 ]

@@ -14,9 +14,9 @@ class Arrays:
     """A data set in memory.
 
     inputs: (n, height, width, channels) or (n, features); uint8 is divided by 255 when batches are made, anything else
-    must be float32. targets: (n,) int32 class labels, or (n, outputs) float32 for regression. splits: name -> (m,) int32
-    row numbers, always with "train". classes: number of classes, None for regression. source: where it came from, with
-    its citation or terms in a few words.
+    must be float32. targets: (n,) int32 class labels, or (n, outputs) float32 for regression. splits: name -> (m,)
+    int32 row numbers, always with "train". classes: number of classes, None for regression. source: where it came
+    from, with its citation or terms in a few words.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Arrays:
     def __post_init__(self):
         if len(self.inputs) != len(self.targets):
             raise ValueError(
-                f"{self.name}: {len(self.inputs)} inputs and {len(self.targets)} targets; there must be one target an input"
+                f"{self.name}: {len(self.inputs)} inputs and {len(self.targets)} targets; give one target an input"
             )
         if "train" not in self.splits:
             raise ValueError(f"{self.name}: no split called 'train'; the splits are {', '.join(self.splits) or 'none'}")

@@ -558,6 +558,13 @@ def _stamp(path: Path) -> Stamp:
 # --- The same images, smaller ---------------------------------------------------------------------------
 
 
+def whole(data: Arrays) -> Arrays:
+    """All rows of all splits as one train split, for studies of what can be fitted at all."""
+    rows = np.concatenate([data.splits["train"], *(rows for name, rows in data.splits.items() if name != "train")])
+    splits = {"train": rows[np.sort(np.unique(rows, return_index=True)[1])]}
+    return Arrays(f"{data.name}-whole", data.inputs, data.targets, splits, data.classes, data.source, data.class_names)
+
+
 def average_pool(data: Arrays, side: int) -> Arrays:
     """Each side x side square of pixels becomes its mean: float32, uint8 pixels scaled to [0, 1] first."""
     images = _images(data, "pooled")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,18 +21,21 @@ class DataArrays(NamedTuple):
 
 
 class TaskArrays(NamedTuple):
-    """A split of a task for training: rows (capacity,) are its row numbers, padded; count is how many are real."""
+    """A split of a task for training, from the host.
+
+    rows: (capacity,) int32, its row numbers, padded. count: () int32, how many of them are real.
+    """
 
     data: DataArrays
-    rows: Int32[Array, " capacity"]
-    count: Int32[Array, ""]
+    rows: Any
+    count: Any
 
 
 class SourceState(NamedTuple):
-    """drawn: the task's draw for this lane. order (capacity,): this epoch's shuffled row numbers, real ones first."""
+    """drawn: the task's draw for this lane. order: (capacity,) int32, the epoch's rows shuffled, padding last."""
 
     drawn: PyTree
-    order: Int32[Array, " capacity"]
+    order: Any
 
 
 def as_inputs(stored: Array) -> Array:

@@ -1,7 +1,7 @@
 """Tasks over arrays, and streams of them.
 
-A task is a data set, the rows that belong to it, and a transform with a small draw made afresh for every lane from its key:
-labels, a permutation of the pixels. The arrays are shared by all tasks and lanes. A stream is an ordered, possibly
+A task is a data set, the rows that belong to it, and a transform with a small draw made afresh for every lane from its
+key: labels, a permutation of the pixels. The arrays are shared by all tasks and lanes. A stream is an ordered, possibly
 unbounded, lazy sequence of tasks; `take(n)` cuts it.
 """
 
@@ -218,7 +218,9 @@ def permuted(
 
 
 def class_incremental(data: Arrays | np.ndarray, targets: np.ndarray | None = None, *, tasks: int) -> Stream:
-    """The classes in order, split into `tasks` groups of equal size (the last takes the rest); labels keep their number."""
+    """The classes in order, split into `tasks` groups of equal size (the last takes the rest); labels keep their
+    number.
+    """
     arrays = _from(data, targets)
     if arrays.classes is None:
         raise ValueError(f"class_incremental needs class labels, and {arrays.name} has none")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Int32
+
+Counter = Any
+"""One int32 scalar: a NumPy array on the host between chunks, traced inside them."""
 
 
 class Clock(NamedTuple):
     """Counters since the run began, but for `task_update`, which counts updates since the last `Switch`."""
 
-    update: Int32[Array, ""]
-    env_step: Int32[Array, ""]
-    task: Int32[Array, ""]
-    task_update: Int32[Array, ""]
+    update: Counter
+    env_step: Counter
+    task: Counter
+    task_update: Counter
 
     @classmethod
     def start(cls) -> Clock:

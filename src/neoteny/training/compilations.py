@@ -17,12 +17,12 @@ _TRACE_EVENTS = ("/jax/core/compile/jaxpr_trace_duration", "/jax/core/compile/ja
 _totals = {"count": 0, "seconds": 0.0}
 
 
-def _listen(event: str, duration: float, **_: object) -> None:
+def _listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
     if event == _COMPILE_EVENT:
         _totals["count"] += 1
-        _totals["seconds"] += duration
+        _totals["seconds"] += duration_secs
     elif event in _TRACE_EVENTS:
-        _totals["seconds"] += duration
+        _totals["seconds"] += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_listen)
@@ -38,6 +38,6 @@ class CompilationCounter:
 
 def use_compilation_cache() -> None:
     """Keep compiled programs on disk between runs, unless JAX_COMPILATION_CACHE_DIR or jax's own setting says where."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and jax.config.jax_compilation_cache_dir is None:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and jax.config.read("jax_compilation_cache_dir") is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

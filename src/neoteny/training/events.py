@@ -14,7 +14,9 @@ from neoteny.tasks.streams import Task
 
 @dataclass(frozen=True)
 class Reached:
-    """Condition: the training metric of `window` successive batches was at or above `threshold` (below if `falling`)."""
+    """Condition: the training metric of `window` successive batches was at or above `threshold` (below if
+    `falling`).
+    """
 
     metric: str
     threshold: float
@@ -33,8 +35,8 @@ class Switch:
 class Train:
     """Train on the task begun last, for `steps` updates.
 
-    until: a lane that meets the condition is held from then on, and `steps` is the bound. record_every: training metrics are
-    averaged over this many updates and recorded; lanes are checked for divergence at the same points.
+    until: a lane that meets the condition is held from then on, and `steps` is the bound. record_every: training
+    metrics are averaged over this many updates and recorded; lanes are checked for divergence at the same points.
     """
 
     task: Task

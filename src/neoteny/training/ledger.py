@@ -16,10 +16,65 @@ from jax.extend import core
 
 # One operation per output element; everything else that is not listed below moves or compares data and counts nothing.
 _ELEMENTWISE = frozenset(
-    ["add", "sub", "mul", "div", "rem", "neg", "abs", "sign", "max", "min", "pow", "integer_pow", "sqrt", "rsqrt", "cbrt", "exp", "exp2", "expm1", "log", "log1p", "tanh", "logistic", "sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "asinh", "acosh", "atanh", "erf", "erfc", "erf_inv", "square", "lgamma", "digamma", "add_any", "clamp"]
+    [
+        "add",
+        "sub",
+        "mul",
+        "div",
+        "rem",
+        "neg",
+        "abs",
+        "sign",
+        "max",
+        "min",
+        "pow",
+        "integer_pow",
+        "sqrt",
+        "rsqrt",
+        "cbrt",
+        "exp",
+        "exp2",
+        "expm1",
+        "log",
+        "log1p",
+        "tanh",
+        "logistic",
+        "sin",
+        "cos",
+        "tan",
+        "asin",
+        "acos",
+        "atan",
+        "atan2",
+        "sinh",
+        "cosh",
+        "asinh",
+        "acosh",
+        "atanh",
+        "erf",
+        "erfc",
+        "erf_inv",
+        "square",
+        "lgamma",
+        "digamma",
+        "add_any",
+        "clamp",
+    ]
 )
 _REDUCTIONS = frozenset(
-    ["reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "argmax", "argmin", "cumsum", "cumprod", "cumlogsumexp", "cummax", "cummin"]
+    [
+        "reduce_sum",
+        "reduce_max",
+        "reduce_min",
+        "reduce_prod",
+        "argmax",
+        "argmin",
+        "cumsum",
+        "cumprod",
+        "cumlogsumexp",
+        "cummax",
+        "cummin",
+    ]
 )
 
 
@@ -83,9 +138,9 @@ def _count(jaxpr) -> float:
 def count_flops(function: Callable, *arguments) -> float:
     """Floating-point operations of one call, from its traced program; nothing is compiled or run.
 
-    `arguments` may be arrays or `jax.ShapeDtypeStruct`s. A product of (m, k) by (k, n) counts 2mkn, an elementwise operation
-    one per output element, a reduction one per input element, a scan its body times its length, a branch its dearest side.
-    Linear-algebra routines (LAPACK, FFT) and host work are not counted.
+    `arguments` may be arrays or `jax.ShapeDtypeStruct`s. A product of (m, k) by (k, n) counts 2mkn, an elementwise
+    operation one per output element, a reduction one per input element, a scan its body times its length, a branch its
+    dearest side. Linear-algebra routines (LAPACK, FFT) and host work are not counted.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 

@@ -1,18 +1,19 @@
 """The compiled programs of a pack: lanes by vmap, data as arguments, one program for each structure and batch shape.
 
-Every program rebuilds the learner from the lane's traced configuration fields, so runs that differ only in numbers share it.
-Only `chunk` donates its state.
+Every program rebuilds the learner from the lane's traced configuration fields, so runs that differ only in numbers
+share it. Only `chunk` donates its state.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int32, PyTree
 
 from neoteny.interventions import Context, Intervention
@@ -30,16 +31,16 @@ from neoteny.training.keys import Purpose, named_key, root_key
 class Lanes(NamedTuple):
     """What makes the lanes of a pack differ: values (field -> (lanes,)) and their seeds (lanes,)."""
 
-    values: dict[str, Array]
-    seeds: Int32[Array, " lanes"]
+    values: Mapping[str, Array | np.ndarray]
+    seeds: Int32[Array, " lanes"] | Int32[np.ndarray, " lanes"]
 
 
 class PackState(NamedTuple):
     """Everything a pack computes with; every leaf has a leading lane axis.
 
-    last_finite: the networks at the last check that found them finite. totals: sums of the training metrics since the last
-    record, over `counted` updates. taken: updates of this `Train`; streak: successive batches that met its condition; held:
-    lanes that met it.
+    last_finite: the networks at the last check that found them finite. totals: sums of the training metrics since the
+    last record, over `counted` updates. taken: updates of this `Train`; streak: successive batches that met its
+    condition; held: lanes that met it.
     """
 
     learner: LearnerState
@@ -91,7 +92,7 @@ class Programs:
         self.view_probe = jax.jit(self._view_probe, static_argnames=("transform", "probe"))
         self.intervene = jax.jit(self._intervene, static_argnames=("transform", "intervention", "when"))
 
-    def learner(self, values: dict[str, Array]) -> Learner:
+    def learner(self, values: Mapping[str, Array | np.ndarray]) -> Learner:
         """The learner of one lane, inside a trace."""
         return self._make_learner(traced_view(self._config, values))
 
@@ -112,6 +113,7 @@ class Programs:
         self, state: PackState, values, seed, task: TaskArrays, clock: Clock, transform, until: Reached | None
     ):
         key = named_key(root_key(seed), Purpose.BATCH, clock.task, clock.task_update)
+        assert state.source is not None, "Train comes after Switch"
         source, batch = self._source.next(state.source, task, transform, clock.task_update, key)
         learner, metrics = self.update_lane(state.learner, batch, values, seed, clock.update)
         totals = {name: state.totals[name] + metrics[name] for name in state.totals}
@@ -242,7 +244,7 @@ class Programs:
 
         return jax.vmap(lane)(learner_states, lanes.values, drawn)
 
-    def view_probe_lane(self, probe: ViewProbe, learner_state, values, seed, batch: Batch, event) -> dict[str, Array]:
+    def view_probe_lane(self, probe: ViewProbe, learner_state, values, seed, batch: Batch, event) -> dict[str, Any]:
         """What a view probe measures on one lane."""
         learner = self.learner(values)
         key = named_key(root_key(seed), Purpose.PROBE, event)

@@ -1,6 +1,7 @@
 """The fold of a pack's state over its script, cut into chunks, one tick at a time.
 
-Whoever drives the runner (a store, a person in memory) takes what a tick yields and may stop, commit or go on after any.
+Whoever drives the runner (a store, a person in memory) takes what a tick yields and may stop, commit or go on after
+any.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from neoteny.lab.configs import host_view, lane_columns
 from neoteny.lab.records import Record
 from neoteny.lab.study import Experiment
+from neoteny.learners.learner import attach, detach
 from neoteny.probes.measurement import FeatureProbe, NetworkProbe, ViewProbe
 from neoteny.tasks.sources import DataArrays, Minibatch, TaskArrays
 from neoteny.tasks.streams import Task
@@ -30,7 +32,9 @@ EVALUATION_ROWS = 1_000
 """Rows of one evaluation batch; a bound on memory, no part of any result's meaning."""
 
 TICK_SECONDS = 0.5
-"""How long a chunk should last, so that progress is live and an interrupt is answered soon. Chunking changes no bits."""
+"""How long a chunk should last, so that progress is live and an interrupt is answered soon. Chunking changes no
+bits.
+"""
 
 
 class Cursor(NamedTuple):
@@ -91,8 +95,9 @@ def _ready(state: PackState, metrics: tuple[str, ...]) -> PackState:
 class Runner:
     """One pack: runs of equal structure, stepped together.
 
-    configs: one configuration a lane. names: the runs' names. lanes: at least this many lanes; dummy lanes repeat the last
-    run and are recorded nowhere (bits depend on a pack's size, so a run alone can be compared with itself in company).
+    configs: one configuration a lane. names: the runs' names. lanes: at least this many lanes; dummy lanes repeat the
+    last run and are recorded nowhere (bits depend on a pack's size, so a run alone can be compared with itself in
+    company).
     """
 
     def __init__(self, experiment: Experiment, configs: Sequence[Any], names: Sequence[str], lanes: int = 0):
@@ -112,7 +117,7 @@ class Runner:
         self.cursor = Cursor()
         self.alive = np.ones(len(padded), bool)
         self.died_at = np.full(len(padded), -1, np.int64)
-        self.state: PackState | None = None
+        self._state: PackState | None = None
         self._task: Task | None = None
         self._metrics: tuple[str, ...] = ()
         self._device_arrays: dict[int, DataArrays] = {}
@@ -121,6 +126,16 @@ class Runner:
         self._counter = CompilationCounter()
         self._capacity = self._capacities()
 
+    @property
+    def state(self) -> PackState:
+        """Everything the pack computes with, once `ticks` has made it or `restore` brought it back."""
+        assert self._state is not None, "nothing has been computed yet"
+        return self._state
+
+    @state.setter
+    def state(self, state: PackState) -> None:
+        self._state = state
+
     # What is known beforehand -------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
@@ -128,7 +143,9 @@ class Runner:
         return Plan(sum(e.steps for e in self.script if isinstance(e, Train)), len(self.script))
 
     def check(self) -> Plan:
-        """The plan, after tracing what can go wrong: the learner, its metrics, the order of events. ValueError if it does."""
+        """The plan, after tracing what can go wrong: the learner, its metrics, the order of events. ValueError if it
+        does.
+        """
         state = jax.eval_shape(self.programs.init, self.lanes)
         current: Task | None = None
         for position, event in enumerate(self.script):
@@ -139,12 +156,31 @@ class Runner:
                     raise ValueError(
                         f"event {position}: Train({event.task.name}) needs Switch({event.task.name}) before it"
                     )
+                self._check_outputs(event.task)
                 names = self._metric_names(event.task, state.learner)
                 if event.until is not None and event.until.metric not in names:
                     raise ValueError(f"until: no training metric {event.until.metric!r}; there are {', '.join(names)}")
             elif isinstance(event, Evaluate | Probe):
                 event.task.rows(event.split)
         return self.plan()
+
+    def _check_outputs(self, task: Task) -> None:
+        classes = task.data.classes
+        if classes is None:
+            return
+
+        def find() -> int:
+            values, seed = self._one_lane()
+            dynamic, static = _split_shapes(jax.eval_shape(self.programs.init_lane, values, seed))
+            outputs = jax.eval_shape(
+                lambda d, v, b: self.programs.learner(v).predict(eqx.combine(d, static), b.inputs),
+                dynamic, values, self._batch_shape(task, 2),
+            )  # fmt: skip
+            return outputs.shape[-1]
+
+        outputs = self._once("outputs", task, find)
+        if outputs < classes:
+            raise ValueError(f"the network has {outputs} outputs and {task.data.name} has {classes} classes")
 
     @property
     def updates_before(self) -> int:
@@ -163,7 +199,9 @@ class Runner:
         )
 
     def training_flops(self) -> float:
-        """Floating-point operations of training one lane through the whole script (bounds, where `until` may hold lanes)."""
+        """Floating-point operations of training one lane through the whole script (bounds, where `until` may hold
+        lanes).
+        """
         total = 0.0
         for event in self.script:
             if isinstance(event, Train):
@@ -200,7 +238,6 @@ class Runner:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything needed to go on, as arrays by path."""
-        assert self.state is not None, "nothing has been computed yet"
         state = eqx.filter(self.state, eqx.is_array)
         leaves = jax.device_get(jax.tree.leaves(state))
         stored = {f"state{path}": np.asarray(leaf) for path, leaf in zip(paths_of(self.state), leaves, strict=True)}
@@ -242,19 +279,30 @@ class Runner:
     def _view_network(self, learner: Any) -> Any:
         return self.programs.learner(self._one_lane()[0]).view(learner).network
 
-    def update_text(self) -> str:
-        """One update of one lane on the first task, as lowered text: what is computed, whoever wrote it."""
+    def learner_text(self) -> str:
+        """What the learner computes for one lane on the first task, as lowered text, whoever wrote it.
+
+        Initialisation, one update, the switch to a task, scores and features.
+        """
         task, (values, seed) = self.tasks[0], self._one_lane()
         learner = jax.eval_shape(self.programs.init_lane, values, seed)
         dynamic, static = _split_shapes(learner)
         batch = self._batch_shape(task, self.source.batch_size)
 
-        def initialise_and_update(values, seed, dynamic, batch):
-            updated, metrics = self.programs.update_lane(eqx.combine(dynamic, static), batch, values, seed, 0)
-            first = self.programs.init_lane(values, seed)
-            return eqx.filter((first, updated, metrics), eqx.is_array)
+        def everything(values, seed, dynamic, batch):
+            state = eqx.combine(dynamic, static)
+            learner = self.programs.learner(values)
+            switched = learner.switch(attach(state, learner), jax.numpy.int32(0), None, jax.random.key(0))
+            computed = (
+                self.programs.init_lane(values, seed),
+                self.programs.update_lane(state, batch, values, seed, 0),
+                detach(switched),
+                self.programs.score_lane(state, values, batch),
+                self.programs.features_lane(state, values, batch),
+            )
+            return eqx.filter(computed, eqx.is_array)
 
-        return jax.jit(initialise_and_update).lower(values, seed, dynamic, batch).as_text()
+        return jax.jit(everything).lower(values, seed, dynamic, batch).as_text()
 
     def restore(self, cursor: Cursor, stored: dict[str, np.ndarray]) -> None:
         """Go on from stored arrays; ValueError names what does not fit."""
@@ -285,7 +333,7 @@ class Runner:
 
     def ticks(self) -> Iterator[Tick]:
         """Go on from the cursor to the end of the script; after each tick the runner is fit to be stored."""
-        if self.state is None:
+        if self._state is None:
             with self._timed() as timed:
                 self.state = self.programs.init(self.lanes)
                 jax.block_until_ready(self.state)
@@ -373,7 +421,7 @@ class Runner:
 
         return self._once("update", task, count)
 
-    def _one_lane(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def _one_lane(self) -> tuple[dict[str, Any], Any]:
         return {name: column[0] for name, column in self.lanes.values.items()}, self.lanes.seeds[0]
 
     def _record(
@@ -417,7 +465,9 @@ class Runner:
                     )
         return records
 
-    def _apply(self, event: Event) -> tuple[list[Record], dict[str, dict[str, np.ndarray]]]:
+    def _apply(
+        self, event: Switch | Evaluate | Probe | Intervene | Save
+    ) -> tuple[list[Record], dict[str, dict[str, np.ndarray]]]:
         position = self.cursor.event
         if isinstance(event, Switch):
             self._task = event.task
@@ -459,7 +509,9 @@ class Runner:
         return self.programs.draw(self.lanes, self._data(task), np.int32(task.draw), transform=task.transform)
 
     def _parts(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
-        """Rows in parts of one size, so that every split has the same program, the last one padded; and how many are real."""
+        """Rows in parts of one size, so that every split has the same program, the last one padded; and how many are
+        real.
+        """
         size = min(EVALUATION_ROWS, max(self._capacity.values()))
         for start in range(0, len(rows), size):
             real = rows[start : start + size]
