@@ -23,10 +23,10 @@ from neoteny.analysis import Above, Verdict, not_run, paired_difference, verdict
 from neoteny.analysis.claims import Claim
 from neoteny.interventions import Nothing, ResetOptimizer
 from neoteny.lab.configs import Lane
-from neoteny.lab.execute import Options, check_resumable, make_runner, run_in_process, unfinished
+from neoteny.lab.execute import Options, prepare, run_in_process
 from neoteny.lab.plan import Plan, Request, extend_plan, make_plan
 from neoteny.lab.progress import shown
-from neoteny.lab.store import Store
+from neoteny.lab.store import Store, locked
 from neoteny.lab.study import Experiment, Study, StudyFigure
 from neoteny.learners import Learner, supervised
 from neoteny.networks import mlp
@@ -142,17 +142,17 @@ STUDY = Study(
 def run(directory: Path | str, preset: str = "quick") -> str:
     """Run what is not finished yet and write the report; returns the verdicts as text."""
     store, request = Store(Path(directory)), Request(STUDY.name, preset)
-    if store.plan_path.exists():
-        plan = extend_plan(Plan.from_json(store.plan(), STUDY), STUDY, request)
-    else:
-        plan = make_plan(STUDY, request)
-    check_resumable(store, plan, STUDY, Options())
-    packs = unfinished(store, plan)
-    # Traces every pack: what a configuration can get wrong comes out here, before anything is written.
-    updates = {pack.name: make_runner(STUDY, plan, pack).plan().updates * len(pack.runs) for pack in packs}
-    store.write_plan(plan.to_json())
-    with shown(updates) as progress:
-        statuses = run_in_process(store, plan, STUDY, packs, Options(), progress)
+    with locked(store.directory):
+        if store.plan_path.exists():
+            plan = extend_plan(Plan.from_json(store.plan(), STUDY), STUDY, request)
+        else:
+            plan = make_plan(STUDY, request)
+        # Traces every pack: what a configuration can get wrong comes out here, before anything is computed.
+        updates = prepare(store, plan, STUDY, Options())
+        store.write_plan(plan.to_json())
+        packs = [pack for pack in plan.packs if pack.name in updates]
+        with shown(updates) as progress:
+            statuses = run_in_process(store, plan, STUDY, packs, Options(), progress)
     path, summary = write_report(store.directory, STUDY)
     if "failed" in statuses:
         raise SystemExit(f"{summary}\na pack failed; {path} shows why")

@@ -92,6 +92,7 @@ class TestMistakes:
             (["run", *PLASTICITY, "--seeds", "2", "--seed", "1"], "give either --seeds N or --seed VALUES"),
             (["run", *PLASTICITY, "--seed", "-1"], "seed must not be negative, not -1"),
             (["run", *PLASTICITY, "--seed", "99999999999"], "seed: 99999999999 is too large"),
+            (["run", *PLASTICITY, "--commit-seconds", "-1"], "--commit-seconds must not be negative, not -1.0"),
             (["run", *PLASTICITY, "--lanes", "0"], "--lanes must be at least 1, not 0"),
             (["run", *PLASTICITY, "--workers", "0"], "--workers must be at least 1, not 0"),
             (["run", *PLASTICITY, "--accept-code", "yes"], "--accept-code takes no value, not `yes`"),
@@ -279,14 +280,15 @@ class TestCommands:
         assert "7 events: 2 Switch, 2 Train, 2 Evaluate, 1 Save" in shown
         assert "time unknown until it ran here once" in shown or "about 0 s" in shown
 
-    def test_plan_knows_the_time_once_it_ran(self, finished, capfd, monkeypatch, tmp_path):
+    def test_plan_knows_the_time_once_it_ran(self, tiny, capfd, monkeypatch, tmp_path):
         monkeypatch.setenv("NEOTENY_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr("neoteny.lab.throughput.SHORTEST", 0.0)  # seconds; a shorter run tells nothing
         assert main(["plan", "tiny", "--experiment", "one"]) == 0
         assert "time unknown until it ran here once" in capfd.readouterr().out
         assert main(["run", "tiny", "--experiment", "one", "--out", str(tmp_path / "x")]) == 0
         capfd.readouterr()
         assert main(["plan", "tiny", "--experiment", "one"]) == 0
-        assert re.search(r"in all 0\.000 TFLOP of training, about \d+ s\n", capfd.readouterr().out)
+        assert re.search(r"in all 0\.000 TFLOP of training, about \d.*\n", capfd.readouterr().out)
 
     @pytest.mark.parametrize("damage", ["", "[]", '{"tiny/one": "fast"}', '{"tiny/one": 0.0}', "\0"])
     def test_a_damaged_cache_costs_an_estimate_only(self, tiny, capfd, monkeypatch, tmp_path, damage):
