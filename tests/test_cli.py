@@ -499,38 +499,30 @@ class TestProcesses:
         assert [pack.manifest().status for pack in packs] == ["running"] * 2
 
 
-@pytest.fixture(scope="session")
-def smoke(tmp_path_factory):
-    """The smoke preset of the study of plasticity, run to its report."""
-    directory = tmp_path_factory.mktemp("smoke") / "x"
+def test_the_smoke_preset_of_plasticity(tmp_path, capfd):
+    """One test, since it is the longest run: parallel test processes would each repeat it."""
+    directory = tmp_path / "x"
     done = neoteny_process("run", *PLASTICITY, "--out", str(directory))
     assert done.returncode == 0, done.stderr
-    return directory, done
+    assert done.stdout.splitlines()[-2:] == ["12 runs finished", f"report: {directory}/report.html"]
 
+    # Where there is no terminal, progress is plain lines.
+    lines = done.stderr.splitlines()
+    assert lines[-1].startswith("pack 3/3 done: 480/480 updates (100 %)")
+    assert all(line.startswith("pack ") for line in lines)
 
-class TestSmoke:
-    def test_runs_to_its_report(self, smoke):
-        directory, done = smoke
-        assert done.stdout.splitlines()[-2:] == ["12 runs finished", f"report: {directory}/report.html"]
-        claims = json.loads((directory / "claims.json").read_text())
-        assert [claim["id"] for claim in claims] == ["UPL-1", "UPL-2", "UPL-3", "UPL-4"]
-        assert {claim["verdict"] for claim in claims} == {"not_run"}
-        report = (directory / "report.html").read_text()
-        assert report.count('<img src="data:image/svg+xml;base64,') >= 5
-        assert not re.search(r"""src=["'](?!data:)|<link""", report), "it needs files beside it"
+    claims = json.loads((directory / "claims.json").read_text())
+    assert [claim["id"] for claim in claims] == ["UPL-1", "UPL-2", "UPL-3", "UPL-4"]
+    assert {claim["verdict"] for claim in claims} == {"not_run"}
+    report = (directory / "report.html").read_text()
+    assert report.count('<img src="data:image/svg+xml;base64,') >= 5
+    assert not re.search(r"""src=["'](?!data:)|<link""", report), "it needs files beside it"
 
-    def test_progress_is_plain_lines_where_there_is_no_terminal(self, smoke):
-        lines = smoke[1].stderr.splitlines()
-        assert lines[-1].startswith("pack 3/3 done: 480/480 updates (100 %)")
-        assert all(line.startswith("pack ") for line in lines)
+    frame = neoteny.load(directory)
+    assert frame["run"].n_unique() == 12
+    assert {"adam_b2", "remedy", "width", "seed", "flops_train"} <= set(frame.columns)
+    assert {"accuracy", "dead_units", "effective_rank", "sharpness"} <= set(frame["metric"].unique())
+    assert frame["value"].null_count() == 0
 
-    def test_records(self, smoke):
-        frame = neoteny.load(smoke[0])
-        assert frame["run"].n_unique() == 12
-        assert {"adam_b2", "remedy", "width", "seed", "flops_train"} <= set(frame.columns)
-        assert {"accuracy", "dead_units", "effective_rank", "sharpness"} <= set(frame["metric"].unique())
-        assert frame["value"].null_count() == 0
-
-    def test_status(self, smoke, capfd):
-        assert main(["status", str(smoke[0])]) == 0
-        assert "12 runs in 3 packs, 3 finished" in capfd.readouterr().out
+    assert main(["status", str(directory)]) == 0
+    assert "12 runs in 3 packs, 3 finished" in capfd.readouterr().out
