@@ -162,7 +162,10 @@ class Runner:
                     raise ValueError(f"until: no training metric {event.until.metric!r}; there are {', '.join(names)}")
             elif isinstance(event, Evaluate | Probe):
                 event.task.rows(event.split)
-        return self.plan()
+        planned = self.plan()
+        if planned.updates > np.iinfo(np.int32).max:
+            raise ValueError(f"{planned.updates:,} updates are more than the clock can count ({np.iinfo(np.int32).max:,})")
+        return planned
 
     def _check_outputs(self, task: Task) -> None:
         classes = task.data.classes
