@@ -43,7 +43,7 @@ def measure(contestant: str, case: str, lanes: int, *, warm_repeats: int = 3) ->
 
 
 def _neoteny(case, lanes: int) -> None:
-    from neoteny.cli import use_compilation_cache
+    from neoteny.training.compilations import use_compilation_cache
     from neoteny_side import make_runner
 
     use_compilation_cache()

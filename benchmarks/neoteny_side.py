@@ -20,7 +20,7 @@ from neoteny.learners.learner import Learner
 from neoteny.learners.supervised import supervised
 from neoteny.networks import mlp
 from neoteny.tasks.arrays import Arrays
-from neoteny.tasks.sources import Minibatch, TaskArrays
+from neoteny.tasks.sources import DataArrays, Minibatch, TaskArrays
 from neoteny.tasks.streams import Stream, Unchanged, single
 from neoteny.training.events import Event, Switch, Train
 from neoteny.training.keys import Purpose, named_key, root_key
@@ -132,7 +132,7 @@ def _rows(case: Case, seed: int, updates: int) -> np.ndarray:
     """Row numbers of the first minibatches (updates, batch), from data whose targets are row numbers."""
     inputs, _ = data(case)
     rows = jnp.arange(len(inputs), dtype=jnp.int32)
-    task = TaskArrays(jnp.asarray(inputs), rows, rows, jnp.asarray(len(inputs), jnp.int32))
+    task = TaskArrays(DataArrays(jnp.asarray(inputs), rows), rows, jnp.asarray(len(inputs), jnp.int32))
     source, root = Minibatch(case.batch), root_key(seed)
     state, found = source.init(task, Unchanged(), root), []
     for update in range(updates):

@@ -103,10 +103,12 @@ def _ensemble(case: Case, lanes: int, variant: Variant) -> Iterator[tuple[int, f
         # The hand-written form: batched products, one autograd graph for all lanes.
         linear = [[layer for layer in model if isinstance(layer, torch.nn.Linear)] for model in models]
         weights = [
-            torch.stack([w.weight.detach().T for w in same]).requires_grad_() for same in zip(*linear, strict=True)
+            torch.stack([w.weight.detach().T for w in same]).requires_grad_()
+            for same in zip(*linear, strict=True)
         ]
         biases = [
-            torch.stack([w.bias.detach()[None] for w in same]).requires_grad_() for same in zip(*linear, strict=True)
+            torch.stack([w.bias.detach()[None] for w in same]).requires_grad_()
+            for same in zip(*linear, strict=True)
         ]
         trained = [*weights, *biases]
 
@@ -143,7 +145,9 @@ class Torch:
     """The fastest of several variants, found by trying each twice, so that no one disturbance decides."""
 
     def __init__(self, case: Case, lanes: int, variants: Sequence[Variant], trial_seconds: float):
-        torch.set_flush_denormal(True)  # as XLA does; otherwise dead units' decaying moments slow Adam down many times
+        torch.set_flush_denormal(
+            True
+        )  # as XLA does; otherwise dead units' decaying moments slow Adam down many times
         trials = {}
         for variant in variants:
             torch.set_num_threads(variant.threads)
@@ -208,10 +212,13 @@ def ensemble_compiled(case: Case, lanes: int, trial_seconds: float) -> Torch:
     return Torch(case, lanes, variants, trial_seconds)
 
 
-def replay(case: Case, before: list[np.ndarray], rows: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+def replay(
+    case: Case, before: list[np.ndarray], rows: np.ndarray, precision: str
+) -> tuple[list[np.ndarray], np.ndarray]:
     """Parameters after the updates on these rows from these parameters, and each update's loss."""
+    dtype = {"float32": torch.float32, "float64": torch.float64}[precision]
     x_all, y_all = _tensors(case)
-    model = _model(case.sizes)
+    x_all, model = x_all.to(dtype), _model(case.sizes).to(dtype)
     with torch.no_grad():
         for parameter, value in zip(model.parameters(), before, strict=True):
             # A Linear holds (out, in).
@@ -241,9 +248,13 @@ class Floor:
             out = np.empty((lanes, dot.shape[0], dot.shape[2]), np.float32)
             if library == "torch":
                 arrays = [torch.from_numpy(a) for a in (left, right, out)]
-                program = _bound(torch.bmm, *arrays) if lanes > 1 else _bound(torch.mm, *(a[0] for a in arrays))
+                program = (
+                    _bound(torch.bmm, *arrays) if lanes > 1 else _bound(torch.mm, *(a[0] for a in arrays))
+                )
             else:
-                program = _bound(np.matmul, *((left, right, out) if lanes > 1 else (left[0], right[0], out[0])))
+                program = _bound(
+                    np.matmul, *((left, right, out) if lanes > 1 else (left[0], right[0], out[0]))
+                )
             self._programs.append((dot, program))
         threads = _thread_counts()
         if library == "torch":
