@@ -38,6 +38,7 @@ def records(levels=LEVELS, dead=DEAD, settings=tuple(LEVELS)) -> pl.DataFrame:
             common = {
                 "run": f"{b2}-{root}-{seed}", "experiment": "case1", "remedy": "none", "learning_rate": 1e-3,
                 "adam_b2": b2, "adam_eps_root": root, "seed": seed,
+                "tasks": TASKS, "width": 8, "l2": 1e-5, "data": "digits",
             }  # fmt: skip
             for task in range(TASKS):
                 accuracy = levels[b2, root][task] / 100 + rng.normal(scale=0.005)
@@ -84,15 +85,40 @@ def test_an_interaction_decides_nothing():
 def test_what_was_not_run_is_said_to_be_so():
     found = verdicts(records(settings=((0.999, 0.0),)))
     assert [claim["verdict"] for claim in found.values()] == ["holds", "not_run", "not_run", "not_run"]
-    short = records().filter(pl.col("task") < 2)
+    short = records().filter(pl.col("task") < 2).with_columns(tasks=2)
     assert {claim["verdict"] for claim in verdicts(short).values()} == {"not_run"}
 
 
-def test_other_learning_rates_and_remedies_do_not_enter_the_factorial():
+@pytest.mark.parametrize(("field", "value"), [("learning_rate", 1e-4), ("width", 16), ("l2", 1e-4)])
+def test_claims_are_not_decided_over_a_mixture(field, value):
     frame = records()
-    slower = frame.with_columns(pl.lit(1e-4).alias("learning_rate"), pl.col("value") * 0, pl.col("run") + "-slow")
+    other = frame.with_columns(pl.lit(value).cast(frame[field].dtype).alias(field), pl.col("run") + "-other")
+    mixed = pl.concat([frame, other])
+    found = verdicts(mixed)
+    assert {claim["verdict"] for claim in found.values()} == {"not_run"}
+    assert field in found["UPL-1"]["reason"]
+    figures = {figure.name: figure.draw(mixed) for figure in STUDY.figures[:2]}
+    assert all(len(figure.axes) == 2 for figure in figures.values()), "a panel for each"
+    assert field in summary(mixed)[0]
+
+
+def test_unfinished_runs_decide_nothing_and_diverged_ones_are_counted():
+    frame = records()
+    unfinished = frame.filter((pl.col("seed") != 0) | (pl.col("task") < 6))
+    assert verdicts(unfinished)["UPL-1"]["n"] == SEEDS - 1
+    lost = (
+        (pl.col("metric") == "dead_units") & (pl.col("seed") == 1) & (pl.col("adam_b2") == 0.999) & (pl.col("task") > 3)
+    )
+    diverged = verdicts(frame.filter(~lost))
+    assert diverged["UPL-1"]["n"] == SEEDS
+    assert diverged["UPL-3"]["parts"][0]["n"] == SEEDS - 1
+    assert diverged["UPL-3"]["verdict"] == "holds"
+
+
+def test_remedies_do_not_enter_the_factorial():
+    frame = records()
     remedied = frame.with_columns(pl.lit("remedies").alias("experiment"), pl.col("value") * 0, pl.col("run") + "-r")
-    assert verdicts(pl.concat([frame, slower, remedied])) == verdicts(frame)
+    assert verdicts(pl.concat([frame, remedied])) == verdicts(frame)
 
 
 def test_the_summary_warns_of_stability_without_fit():
@@ -105,6 +131,13 @@ def test_the_summary_warns_of_stability_without_fit():
 def test_every_preset_resolves_to_the_factorial(preset):
     plan = make_plan(STUDY, Request("plasticity", preset))
     settings = {(r.config.adam_b2, r.config.adam_eps_root) for r in plan.runs.values() if r.experiment == "case1"}
+    seeds = {(r.config.adam_b2, r.config.adam_eps_root, r.config.seed) for r in plan.runs.values()}
+    assert len(seeds) == len(settings) * (2 if preset == "smoke" else 4 if preset == "demo" else 5)
+    width = {"smoke": 16, "demo": 128, "quick": 512, "quick_full": 1024, "paper": 1024}[preset]
+    assert {r.config.width for r in plan.runs.values()} == {width}
+    remedies = {r.config.remedy for r in plan.runs.values() if r.experiment == "remedies"}
+    expected = {"smoke": 2, "demo": 2, "quick_full": 0}.get(preset, len(REMEDIES) - 1)
+    assert len(remedies) == expected
     if preset == "quick_full":
         assert settings == {(0.999, 0.0), (0.9, 1e-3)}
     else:

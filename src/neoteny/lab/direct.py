@@ -119,12 +119,17 @@ def _script_text(runner: Any) -> str:
     words = []
     for event in runner.script:
         if isinstance(event, Probe):
-            names = ",".join(f"{type(p).__name__}:{p.name}:{_function_text(p.function)}" for p in event.probes)
+            names = ",".join(_probe_text(probe) for probe in event.probes)
             words.append(f"probe {event.task.index} {event.split} {event.samples} {names}")
         else:
             shown = {k: v.index if k in ("task", "on") and v is not None else v for k, v in vars(event).items()}
             words.append(f"{type(event).__name__} {shown}")
     return "\n".join(words)
+
+
+def _probe_text(probe: Any) -> str:
+    settings = {name: value for name, value in vars(probe).items() if name != "function"}
+    return f"{type(probe).__name__} {settings} {_function_text(probe.function)}"
 
 
 def _function_text(function: Any) -> str:
@@ -135,7 +140,8 @@ def _function_text(function: Any) -> str:
         source = inspect.getsource(function)
     except (OSError, TypeError):
         source = ""
-    return f"{getattr(function, '__qualname__', type(function).__name__)} {_digest(source)}"
+    held = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
+    return f"{getattr(function, '__qualname__', type(function).__name__)} {_digest(source)} {held}"
 
 
 def _stream_digest(stream: Stream) -> str:

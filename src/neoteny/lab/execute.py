@@ -73,7 +73,11 @@ class StopFlag:
         self.signum: int | None = None
 
     def _note(self, signum: int, _: object) -> None:
+        if self.signum is not None:
+            raise KeyboardInterrupt  # asked twice: the last commit stands
         self.signum = signum
+        if multiprocessing.parent_process() is None:
+            print("finishing the chunk under way, then stopping; once more stops at once", file=sys.stderr, flush=True)
 
     @contextmanager
     def installed(self) -> Iterator[StopFlag]:
@@ -175,8 +179,17 @@ def _updates(store: Store, study: Study, plan: Plan, pack: Pack, manifest: Manif
         raise
     except Exception:
         return 0
-    if manifest is not None and manifest.state is not None and dict(manifest.data) != runner.data_sets():
-        data = runner.data_sets()
+    data = runner.data_sets()
+    for other in plan.packs:
+        # The packs of a directory are compared with each other, so a data set must be one and the same in all.
+        stored = store.pack(other.name).manifest()
+        mixed = [] if stored is None else [n for n in data if stored.data.get(n, data[n]) != data[n]]
+        if mixed:
+            raise UsageError(
+                f"the data differ from those {store.directory} was begun with: {', '.join(sorted(mixed))}; "
+                f"restore them, or use another --out"
+            )
+    if manifest is not None and manifest.state is not None and dict(manifest.data) != data:
         names = sorted(n for n in {*manifest.data, *data} if manifest.data.get(n) != data.get(n))
         raise UsageError(
             f"the data differ from those {store.directory} was begun with: {', '.join(names)}; "
@@ -203,14 +216,16 @@ def _opening_manifest(store: Store, plan: Plan, pack: Pack, study: Study, option
 
 
 def _accepted_elsewhere(store: Store, plan: Plan, pack: Pack, first: Manifest) -> tuple[str, ...]:
-    """Notes where a pack begins with other sources than packs of its experiment that have been computed."""
+    """Notes where a pack begins with other sources or on another machine than packs of its experiment before it."""
     notes = []
     for other in plan.packs:
         stored = store.pack(other.name).manifest()
         if other.experiment == pack.experiment and stored is not None and stored.state is not None:
-            changed = changed_files(stored.code, first.code)
+            changed, drift = changed_files(stored.code, first.code), _drift(stored, first.machine)
             if changed:
                 notes.append(f"pack {pack.name}: other sources than pack {other.name}: {', '.join(changed)}")
+            if drift:
+                notes.append(f"pack {pack.name}: another machine than pack {other.name}: {'; '.join(drift)}")
     return tuple(notes)
 
 

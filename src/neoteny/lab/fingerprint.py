@@ -22,6 +22,7 @@ def code_fingerprint(experiment: Experiment) -> dict[str, str]:
     """File -> hash of its source: the library's computing rooms, and the files the experiment is in."""
     package = Path(__file__).resolve().parent.parent
     files = {str(path.relative_to(package)): path for room in _ROOMS for path in sorted((package / room).rglob("*.py"))}
+    files["lab/configs.py"] = package / "lab" / "configs.py"
     parts = (experiment.config, experiment.stream, experiment.learner, experiment.script, experiment.source)
     for path in {_source_file(part) for part in parts if part is not None} - {None}:
         assert path is not None
@@ -85,6 +86,10 @@ def machine(cores: int = 0) -> dict[str, object]:
     return {
         "jax": jax.__version__,
         "jaxlib": metadata.version("jaxlib"),
+        "optax": metadata.version("optax"),
+        "equinox": metadata.version("equinox"),
+        "numpy": metadata.version("numpy"),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "platform": device.platform,
         "device": device.device_kind if device.platform != "cpu" else _processor(),
         "machine": platform.machine(),

@@ -13,7 +13,7 @@ class Record(NamedTuple):
 
     run: the run's name. branch, trial: empty and 0 outside forks and searches. task, visit: position in the
     stream and which visit of that task it is. split: empty for training metrics. event: position in the
-    script. step: updates since the run began. env_steps: environment steps. place: stage or other place
+    script. step: the pack's updates since the run began. env_steps: environment steps. place: stage or other place
     measured, empty for the whole. flops_*: the lane's cumulative floating-point operations by account at that
     moment.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -68,6 +69,16 @@ class NetworkProbe:
 Measurement = FeatureProbe | ViewProbe | NetworkProbe
 
 
+def _required_arguments(function: Callable) -> int:
+    """How many arguments a call must give; 1 where that cannot be told."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return 1
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return sum(p.default is inspect.Parameter.empty and p.kind in kinds for p in parameters)
+
+
 def measurement(probe: object) -> Measurement:
     """What a person passes as a probe, as a measurement.
 
@@ -83,6 +94,11 @@ def measurement(probe: object) -> Measurement:
     known = KNOWN.get(probe)
     if known is not None:
         return known
+    if _required_arguments(probe) > 1:
+        raise TypeError(
+            f"{getattr(probe, '__name__', probe)} needs more than features, so a run cannot apply it by itself; "
+            "wrap it in a function of features (n, d), or in a ViewProbe"
+        )
     name = getattr(probe, "__name__", "")
     if name in ("", "<lambda>"):
         raise TypeError("a probe needs a name to be recorded under; wrap it: FeatureProbe('my_probe', function)")

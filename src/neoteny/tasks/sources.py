@@ -40,7 +40,10 @@ class SourceState(NamedTuple):
 
 def as_inputs(stored: Array) -> Array:
     """Stored inputs as the network sees them: uint8 becomes float32 in [0, 1]."""
-    return stored.astype(jnp.float32) * (1.0 / 255.0) if stored.dtype == jnp.uint8 else stored
+    if stored.dtype != jnp.uint8:
+        return stored
+    # Behind a barrier, or XLA would multiply by a rounded 1 / 255 and give other floats than NumPy's x / 255.
+    return stored.astype(jnp.float32) / jax.lax.optimization_barrier(jnp.float32(255.0))
 
 
 def take_batch(data: DataArrays, transform: Transform, drawn: PyTree, rows: Int32[Array, " batch"]) -> Batch:

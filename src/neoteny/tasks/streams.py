@@ -147,12 +147,13 @@ class Stream:
     def then(self, other: Stream) -> Stream:
         """This stream, then the other; draws of the two stay apart."""
         length = self._bounded("then()")
+        offset = 1 + max(task.draw for task in self)
 
         def make(index: int) -> Task:
             if index < length:
                 return self[index]
             task = other[index - length]
-            return replace(task, draw=task.draw + length)
+            return replace(task, draw=task.draw + offset)
 
         return Stream(make, None if other.length is None else length + other.length)
 

@@ -1,7 +1,8 @@
 """Named random keys: the lane's root folded with a name, then with counters. Nothing splits and carries.
 
 A draw therefore depends only on what it is for and when, never on what else was drawn: adding a probe or an evaluation
-leaves every other draw as it was.
+leaves every other draw as it was. Updates count within their task, interventions among themselves, and probes by the
+number of updates and their own name.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ share it. Only `chunk` donates its state.
 
 from __future__ import annotations
 
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -103,9 +104,9 @@ class Programs:
         learner = self.learner(values)
         return _strong(detach(learner.init(named_key(root_key(seed), Purpose.INIT))))
 
-    def update_lane(self, learner_state, batch, values, seed, update):
+    def update_lane(self, learner_state, batch, values, seed, task, task_update):
         """One update of one lane."""
-        key = named_key(root_key(seed), Purpose.UPDATE, update)
+        key = named_key(root_key(seed), Purpose.UPDATE, task, task_update)
         state, metrics = self.learner(values).update(learner_state, batch, key)
         return detach(state), metrics
 
@@ -115,7 +116,7 @@ class Programs:
         key = named_key(root_key(seed), Purpose.BATCH, clock.task, clock.task_update)
         assert state.source is not None, "Train comes after Switch"
         source, batch = self._source.next(state.source, task, transform, clock.task_update, key)
-        learner, metrics = self.update_lane(state.learner, batch, values, seed, clock.update)
+        learner, metrics = self.update_lane(state.learner, batch, values, seed, clock.task, clock.task_update)
         totals = {name: state.totals[name] + metrics[name] for name in state.totals}
         new = state._replace(
             learner=learner, source=source, totals=totals, counted=state.counted + 1, taken=state.taken + 1
@@ -175,11 +176,13 @@ class Programs:
 
         def lane(learner_state, values, seed):
             batch = self.batch_lane(seed, data, transform, self._source.batch_size)
-            return self.update_lane(learner_state, batch, values, seed, 0)[1]
+            return self.update_lane(learner_state, batch, values, seed, 0, 0)[1]
 
         return tuple(jax.eval_shape(jax.vmap(lane), learner, lanes.values, lanes.seeds))
 
-    def _chunk(self, state: PackState, lanes: Lanes, task: TaskArrays, clock: Clock, steps, transform, until):
+    def _chunk(self, state: PackState, lanes: Lanes, task: TaskArrays, clock: Clock, steps, alive, transform, until):
+        """At most `steps` updates; with `until`, none once every lane that is alive is held."""
+
         def one(state, clock):
             step = jax.vmap(lambda s, values, seed: self._step_lane(s, values, seed, task, clock, transform, until))
             return step(state, lanes.values, lanes.seeds)
@@ -191,7 +194,7 @@ class Programs:
         def unfinished(carry):
             state, _, index = carry
             more = index < steps
-            return more if until is None else more & ~jnp.all(state.held)
+            return more if until is None else more & jnp.any(alive & ~state.held)
 
         carry = (state, clock, jnp.zeros((), jnp.int32))
         state, _, done = jax.lax.while_loop(unfinished, body, carry)
@@ -244,20 +247,42 @@ class Programs:
 
         return jax.vmap(lane)(learner_states, lanes.values, drawn)
 
-    def view_probe_lane(self, probe: ViewProbe, learner_state, values, seed, batch: Batch, event) -> dict[str, Any]:
+    def view_probe_lane(self, probe: ViewProbe, learner_state, values, seed, batch: Batch, update) -> dict[str, Any]:
         """What a view probe measures on one lane."""
         learner = self.learner(values)
-        key = named_key(root_key(seed), Purpose.PROBE, event)
+        key = named_key(root_key(seed), Purpose.PROBE, update, zlib.crc32(probe.name.encode()))
         return dict(probe.function(learner.view(attach(learner_state, learner)), batch, key))
 
     def _view_probe(
-        self, learner_states, lanes: Lanes, drawn, data: DataArrays, rows, event, transform, probe: ViewProbe
+        self, learner_states, lanes: Lanes, drawn, data: DataArrays, rows, update, transform, probe: ViewProbe
     ):
         def lane(learner_state, values, seed, drawn):
             batch = take_batch(data, transform, drawn, rows)
-            return self.view_probe_lane(probe, learner_state, values, seed, batch, event)
+            return self.view_probe_lane(probe, learner_state, values, seed, batch, update)
 
         return _map_lanes(lane, learner_states, lanes.values, lanes.seeds, drawn)
+
+    def intervene_lane(
+        self,
+        intervention: Intervention,
+        when: Callable | None,
+        learner_state: LearnerState,
+        values,
+        seed,
+        batch: Batch,
+        number,
+    ) -> LearnerState:
+        """One lane after the intervention, the `number`-th of the script."""
+        learner = self.learner(values)
+        attached = attach(learner_state, learner)
+        key = named_key(root_key(seed), Purpose.INTERVENTION, number)
+        loss_key = named_key(root_key(seed), Purpose.PROBE, number)
+
+        def loss(network: Network) -> Array:
+            return learner.view(attached).loss(network, batch, loss_key)
+
+        changed = detach(intervention(attached, key, Context(inputs=batch.inputs, loss=loss)))
+        return changed if when is None else _select(when(attached), changed, learner_state)
 
     def _intervene(
         self,
@@ -266,22 +291,14 @@ class Programs:
         drawn,
         data: DataArrays,
         rows,
-        position,
+        number,
         transform: Transform,
         intervention: Intervention,
         when: Callable | None,
     ) -> LearnerState:
         def lane(learner_state, values, seed, drawn):
-            learner = self.learner(values)
-            attached = attach(learner_state, learner)
             batch = take_batch(data, transform, drawn, rows)
-            key = named_key(root_key(seed), Purpose.INTERVENTION, position)
-
-            def loss(network: Network) -> Array:
-                return learner.view(attached).loss(network, batch, key)
-
-            changed = detach(intervention(attached, key, Context(inputs=batch.inputs, loss=loss)))
-            return changed if when is None else _select(when(attached), changed, learner_state)
+            return self.intervene_lane(intervention, when, learner_state, values, seed, batch, number)
 
         return _strong(jax.vmap(lane)(learner_states, lanes.values, lanes.seeds, drawn))
 

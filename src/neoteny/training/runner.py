@@ -7,7 +7,7 @@ any.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -116,7 +116,6 @@ class Runner:
         self.clock = Clock.start()
         self.cursor = Cursor()
         self.alive = np.ones(len(padded), bool)
-        self.died_at = np.full(len(padded), -1, np.int64)
         self._state: PackState | None = None
         self._task: Task | None = None
         self._metrics: tuple[str, ...] = ()
@@ -148,6 +147,7 @@ class Runner:
         """
         state = jax.eval_shape(self.programs.init, self.lanes)
         current: Task | None = None
+        traced: set = set()
         for position, event in enumerate(self.script):
             if isinstance(event, Switch):
                 current = event.task
@@ -162,10 +162,36 @@ class Runner:
                     raise ValueError(f"until: no training metric {event.until.metric!r}; there are {', '.join(names)}")
             elif isinstance(event, Evaluate | Probe):
                 event.task.rows(event.split)
+                if isinstance(event, Probe):
+                    self._check_probes(event, state.learner)
+            elif isinstance(event, Intervene) and (event.intervention, event.when) not in traced:
+                traced.add((event.intervention, event.when))
+                self._template_of_intervention(state, event, current)
         planned = self.plan()
         if planned.updates > np.iinfo(np.int32).max:
-            raise ValueError(f"{planned.updates:,} updates are more than the clock can count ({np.iinfo(np.int32).max:,})")
+            raise ValueError(
+                f"{planned.updates:,} updates are more than the clock can count ({np.iinfo(np.int32).max:,})"
+            )
         return planned
+
+    def _template_of_intervention(self, state: PackState, event: Intervene, current: Task | None) -> PackState:
+        return jax.eval_shape(lambda s: self._intervention(s, event, current, 0), state)
+
+    def _check_probes(self, event: Probe, learner: Any) -> None:
+        """Trace the view probes, so that one that does not fit fails before anything is computed."""
+        rows = min(len(event.task.rows(event.split)), event.samples or len(event.task.rows(event.split)))
+        (values, seed), (dynamic, static) = self._one_lane(), _split_shapes(learner)
+        one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), dynamic)
+        for probe in event.probes:
+            if isinstance(probe, ViewProbe):
+
+                def lane(dynamic, batch, probe: ViewProbe = probe):
+                    return self.programs.view_probe_lane(probe, eqx.combine(dynamic, static), values, seed, batch, 0)
+
+                def trace(lane: Callable = lane) -> None:
+                    jax.eval_shape(lane, one, self._batch_shape(event.task, rows))
+
+                self._once(("fits", probe), event.task, trace, rows)
 
     def _check_outputs(self, task: Task) -> None:
         classes = task.data.classes
@@ -193,7 +219,11 @@ class Runner:
 
     def data_sets(self) -> dict[str, str]:
         """Name -> digest of every data set the tasks use."""
-        return {task.data.name: task.data.digest for task in self.tasks}
+        found: dict[str, str] = {}
+        for data in {id(task.data): task.data for task in self.tasks}.values():
+            if found.setdefault(data.name, data.digest) != data.digest:
+                raise ValueError(f"two different data sets are both called {data.name!r}; give each a name of its own")
+        return found
 
     def state_bytes(self) -> int:
         """Bytes of the pack's state before the first task."""
@@ -246,7 +276,7 @@ class Runner:
         stored = {f"state{path}": np.asarray(leaf) for path, leaf in zip(paths_of(self.state), leaves, strict=True)}
         stored.update({f"ledger.{name}": account for name, account in self.ledger.arrays().items()})
         stored.update({f"clock.{name}": np.asarray(value) for name, value in self.clock._asdict().items()})
-        stored.update({"alive": self.alive, "died_at": self.died_at})
+        stored["alive"] = self.alive
         return stored
 
     def _template(self, cursor: Cursor) -> Any:
@@ -263,7 +293,7 @@ class Runner:
                 metrics = self._metric_names(event.task, state.learner)
                 state = jax.eval_shape(lambda s, m=metrics: _ready(s, m), state)
             elif isinstance(event, Intervene) and reached:
-                state = jax.eval_shape(lambda s, e=event, t=seen: self._intervention(s, e, t, 0), state)
+                state = self._template_of_intervention(state, event, seen)
         self._task, self._metrics = seen, metrics
         return state
 
@@ -298,7 +328,7 @@ class Runner:
             switched = learner.switch(attach(state, learner), jax.numpy.int32(0), None, jax.random.key(0))
             computed = (
                 self.programs.init_lane(values, seed),
-                self.programs.update_lane(state, batch, values, seed, 0),
+                self.programs.update_lane(state, batch, values, seed, 0, 0),
                 detach(switched),
                 self.programs.score_lane(state, values, batch),
                 self.programs.features_lane(state, values, batch),
@@ -324,7 +354,7 @@ class Runner:
         self.state = eqx.combine(jax.tree.unflatten(jax.tree.structure(dynamic), leaves), static)
         self.ledger.restore({name: stored[f"ledger.{name}"] for name in self.ledger.arrays()})
         self.clock = Clock(*(stored[f"clock.{name}"] for name in Clock._fields))
-        self.alive, self.died_at = stored["alive"].copy(), stored["died_at"].copy()
+        self.alive = stored["alive"].copy()
         self.cursor = cursor
 
     # The fold -----------------------------------------------------------------------------------------------------
@@ -370,7 +400,14 @@ class Runner:
             with self._timed() as timed:
                 steps = min(boundary - done, self._chunk_length())
                 self.state, ran = self.programs.chunk(
-                    self.state, self.lanes, arrays, self.clock, np.int32(steps), transform=transform, until=event.until
+                    self.state,
+                    self.lanes,
+                    arrays,
+                    self.clock,
+                    np.int32(steps),
+                    self.alive,
+                    transform=transform,
+                    until=event.until,
                 )
                 ran = int(ran)
                 taken = np.asarray(self.state.taken)
@@ -378,8 +415,11 @@ class Runner:
                 updates, taken_before = int((taken - taken_before)[: len(self.names)].sum()), taken
                 self.clock = self.clock.advanced(ran)
                 done += ran
-                over = done >= event.steps or ran < steps or (event.until is not None and bool(np.all(self.state.held)))
+                unmet = self.alive & ~np.asarray(self.state.held)
+                over = done >= event.steps or (event.until is not None and not unmet.any())
                 records = self._record_training(event, position) if over or done == boundary else []
+                if over and event.until is not None:
+                    records += self._record_taken(event, position, taken)
             self._learn_speed(ran, timed)
             self.cursor = Cursor(position + 1) if over else Cursor(position, done)
             yield timed.tick(position, "train", updates=updates, records=records)
@@ -401,7 +441,7 @@ class Runner:
         if timed.compilations == 0 and ran > 0:
             self._seconds_per_update = max(timed.seconds / ran, 1e-7)
 
-    def _once(self, what: str, task: Task, compute: Callable[[], Any], *more: Any) -> Any:
+    def _once(self, what: Hashable, task: Task, compute: Callable[[], Any], *more: Any) -> Any:
         """What tracing finds out about a task's programs, traced once for tasks alike."""
         place = (what, task.transform, task.data.inputs.shape, task.data.targets.shape, *more)
         if place not in self._traced:
@@ -415,7 +455,7 @@ class Runner:
             dynamic, static = _split_shapes(learner)
             batch = self._batch_shape(task, self.source.batch_size)
             return count_flops(
-                lambda d, b, v, s: self.programs.update_lane(eqx.combine(d, static), b, v, s, 0),
+                lambda d, b, v, s: self.programs.update_lane(eqx.combine(d, static), b, v, s, 0, 0),
                 dynamic,
                 batch,
                 values,
@@ -456,7 +496,6 @@ class Runner:
         self.state, alive = self.programs.check(self.state, was_alive)
         self.alive = np.asarray(alive).copy()
         died = was_alive & ~self.alive
-        self.died_at[died] = int(self.clock.update)
         records = []
         for lane in range(len(self.names)):
             if died[lane]:
@@ -467,6 +506,11 @@ class Runner:
                         self._record(lane, event.task, position, f"train_{name}", total[lane] / counted[lane])
                     )
         return records
+
+    def _record_taken(self, event: Train, position: int, taken: np.ndarray) -> list[Record]:
+        """How many updates each lane took before it met the condition, or all of them."""
+        lanes = [lane for lane in range(len(self.names)) if self.alive[lane]]
+        return [self._record(lane, event.task, position, "updates_taken", float(taken[lane])) for lane in lanes]
 
     def _apply(
         self, event: Switch | Evaluate | Probe | Intervene | Save
@@ -482,7 +526,9 @@ class Runner:
         if isinstance(event, Probe):
             return self._probe(event, position), {}
         if isinstance(event, Intervene):
-            self.state = self._intervention(self.state, event, self._task, position)
+            number = sum(isinstance(earlier, Intervene) for earlier in self.script[:position])
+            self.ledger.forward += self._intervention_flops(event)
+            self.state = self._intervention(self.state, event, self._task, number)
             self._traced.clear()  # an intervention may change the structure of what was traced
             return [], {}
         return [], {event.name: self._saved(event)}
@@ -551,7 +597,7 @@ class Runner:
         dynamic, static = eqx.partition(self.state.learner, eqx.is_array)
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), dynamic), static
 
-    def _count(self, what: str, function: Callable, task: Task, size: int) -> float:
+    def _count(self, what: Hashable, function: Callable, task: Task, size: int) -> float:
         """Operations of function(learner_state, values, batch) for one lane and a batch of `size`."""
 
         def count() -> float:
@@ -562,6 +608,16 @@ class Runner:
             )
 
         return self._once(what, task, count, size)
+
+    def _intervention_flops(self, event: Intervene) -> float:
+        task, seed = event.on or self._task or self.tasks[0], self.lanes.seeds[0]
+
+        def lane(state, values, batch):
+            changed = self.programs.intervene_lane(event.intervention, event.when, state, values, seed, batch, 0)
+            return eqx.filter(changed, eqx.is_array)
+
+        rows = min(event.samples, len(task.rows("train")))
+        return self._count((event.intervention, event.when), lane, task, rows)
 
     def _probe(self, event: Probe, position: int) -> list[Record]:
         task = event.task
@@ -584,13 +640,13 @@ class Runner:
         for probe in event.probes:
             if isinstance(probe, ViewProbe):
                 measured = self.programs.view_probe(
-                    learner, self.lanes, drawn, data, rows, np.int32(position), transform=task.transform, probe=probe
+                    learner, self.lanes, drawn, data, rows, self.clock.update, transform=task.transform, probe=probe
                 )
 
                 def lane(state, values, batch, probe: ViewProbe = probe):
                     return self.programs.view_probe_lane(probe, state, values, seed, batch, 0)
 
-                self.ledger.probe += self._count(probe.name, lane, task, len(rows))
+                self.ledger.probe += self._count(probe, lane, task, len(rows))
                 for place, values in measured.items():
                     record(probe.name, place, np.asarray(values))
         return records
@@ -645,7 +701,7 @@ class Runner:
 
         return self._once("stages", task, find)
 
-    def _intervention(self, state: PackState, event: Intervene, current: Task | None, position: int) -> PackState:
+    def _intervention(self, state: PackState, event: Intervene, current: Task | None, number: int) -> PackState:
         task = event.on or current or self.tasks[0]
         learner = self.programs.intervene(
             state.learner,
@@ -653,7 +709,7 @@ class Runner:
             self._draw(task),
             self._data(task),
             np.asarray(task.rows("train")[: event.samples], np.int32),
-            np.int32(position),
+            np.int32(number),
             transform=task.transform,
             intervention=event.intervention,
             when=event.when,
