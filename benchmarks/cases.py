@@ -80,9 +80,7 @@ def data(case: Case) -> tuple[np.ndarray, np.ndarray]:
     labels = np.where(noisy, rng.integers(0, classes, ROWS), shown_class).astype(np.int32)
     if features == 784:
         strokes = rng.random((classes, features)) < 0.2
-        shown = np.where(
-            rng.random((ROWS, features)) < 0.1, rng.random((ROWS, features)) < 0.2, strokes[shown_class]
-        )
+        shown = np.where(rng.random((ROWS, features)) < 0.1, rng.random((ROWS, features)) < 0.2, strokes[shown_class])
         return np.where(shown, rng.integers(64, 256, (ROWS, features)), 0).astype(np.uint8), labels
     prototypes = rng.normal(size=(classes, features))
     return (prototypes[shown_class] + 2.0 * rng.normal(size=(ROWS, features))).astype(np.float32), labels

@@ -244,9 +244,7 @@ def table(result: dict[str, Any]) -> str:
     notes.append(f"neoteny traced and compiled for {compiling:.1f} s.")
     first = result["first_update_seconds"]
     if first:
-        spelt = "; ".join(
-            f"{name} {s['cold']:.2f} s cold, {s['warm']:.2f} s warm" for name, s in first.items()
-        )
+        spelt = "; ".join(f"{name} {s['cold']:.2f} s cold, {s['warm']:.2f} s warm" for name, s in first.items())
         notes.append(f"From starting Python to the first update: {spelt}.")
     best = min(
         (entry["milliseconds"]["median"], name)
@@ -254,18 +252,14 @@ def table(result: dict[str, Any]) -> str:
         if name.startswith("floor")
     )
     reached = best[0] / result["contestants"]["neoteny"]["milliseconds"]["median"]
-    notes.append(
-        f"neoteny reaches {100 * reached:.0f} % of the best floor ({best[1].removeprefix('floor, ')})."
-    )
+    notes.append(f"neoteny reaches {100 * reached:.0f} % of the best floor ({best[1].removeprefix('floor, ')}).")
     return "\n".join([*lines, "", " ".join(notes)])
 
 
 def dots_table(result: dict[str, Any]) -> str:
     """GFLOP/s of every matrix product, by library."""
     floors = {
-        name: entry["detail"]["gflops"]
-        for name, entry in result["contestants"].items()
-        if name.startswith("floor")
+        name: entry["detail"]["gflops"] for name, entry in result["contestants"].items() if name.startswith("floor")
     }
     lines = [
         f"| product | {' | '.join(name.removeprefix('floor, ') for name in floors)} |",

@@ -103,12 +103,10 @@ def _ensemble(case: Case, lanes: int, variant: Variant) -> Iterator[tuple[int, f
         # The hand-written form: batched products, one autograd graph for all lanes.
         linear = [[layer for layer in model if isinstance(layer, torch.nn.Linear)] for model in models]
         weights = [
-            torch.stack([w.weight.detach().T for w in same]).requires_grad_()
-            for same in zip(*linear, strict=True)
+            torch.stack([w.weight.detach().T for w in same]).requires_grad_() for same in zip(*linear, strict=True)
         ]
         biases = [
-            torch.stack([w.bias.detach()[None] for w in same]).requires_grad_()
-            for same in zip(*linear, strict=True)
+            torch.stack([w.bias.detach()[None] for w in same]).requires_grad_() for same in zip(*linear, strict=True)
         ]
         trained = [*weights, *biases]
 
@@ -145,9 +143,7 @@ class Torch:
     """The fastest of several variants, found by trying each twice, so that no one disturbance decides."""
 
     def __init__(self, case: Case, lanes: int, variants: Sequence[Variant], trial_seconds: float):
-        torch.set_flush_denormal(
-            True
-        )  # as XLA does; otherwise dead units' decaying moments slow Adam down many times
+        torch.set_flush_denormal(True)  # as XLA does; otherwise dead units' decaying moments slow Adam down many times
         trials = {}
         for variant in variants:
             torch.set_num_threads(variant.threads)
@@ -248,13 +244,9 @@ class Floor:
             out = np.empty((lanes, dot.shape[0], dot.shape[2]), np.float32)
             if library == "torch":
                 arrays = [torch.from_numpy(a) for a in (left, right, out)]
-                program = (
-                    _bound(torch.bmm, *arrays) if lanes > 1 else _bound(torch.mm, *(a[0] for a in arrays))
-                )
+                program = _bound(torch.bmm, *arrays) if lanes > 1 else _bound(torch.mm, *(a[0] for a in arrays))
             else:
-                program = _bound(
-                    np.matmul, *((left, right, out) if lanes > 1 else (left[0], right[0], out[0]))
-                )
+                program = _bound(np.matmul, *((left, right, out) if lanes > 1 else (left[0], right[0], out[0])))
             self._programs.append((dot, program))
         threads = _thread_counts()
         if library == "torch":

@@ -70,7 +70,7 @@ def test_the_count_agrees_with_xla_on_an_update():
     learner = programs.init_lane(values, seed)
     batch = programs.batch_lane(seed, runner._data(task), task.transform, 16)
     cost = (
-        jax.jit(lambda s, b, v, k: programs.update_lane(s, b, v, k, 0))
+        jax.jit(lambda s, b, v, k: programs.update_lane(s, b, v, k, 0, 0))
         .lower(learner, batch, values, seed)
         .cost_analysis()
     )

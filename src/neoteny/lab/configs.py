@@ -11,7 +11,6 @@ import hashlib
 import itertools
 import json
 import math
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -43,16 +42,6 @@ class Field:
     default: Any
 
 
-def _is_plain(kind: Any) -> bool:
-    """Whether values of this annotated type come back from JSON as they were."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if kind in (int, float, str, bool, type(None)) or origin is typing.Literal:
-        return True
-    if origin in (typing.Union, types.UnionType):
-        return all(_is_plain(argument) for argument in arguments)
-    return origin is tuple and all(argument in (int, float, str, bool, Ellipsis) for argument in arguments)
-
-
 def fields(config_type: type) -> dict[str, Field]:
     """The fields of a configuration class by name."""
     hints = typing.get_type_hints(config_type, include_extras=True)
@@ -63,11 +52,6 @@ def fields(config_type: type) -> dict[str, Field]:
         plain = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
         if lane and plain not in (int, float):
             raise TypeError(f"{config_type.__name__}.{item.name}: only int and float fields can be lanes, not {plain}")
-        if not lane and not _is_plain(plain):
-            raise TypeError(
-                f"{config_type.__name__}.{item.name}: a field is a number, text, truth value, Literal or tuple, "
-                f"so that it can be stored and read back, not {plain}; give objects names, and a table of them"
-            )
         result[item.name] = Field(item.name, plain, lane, item.default)
     return result
 

@@ -73,10 +73,13 @@ class StopFlag:
         self.signum: int | None = None
 
     def _note(self, signum: int, _: object) -> None:
-        if self.signum is not None:
-            raise KeyboardInterrupt  # asked twice: the last commit stands
+        again = self.signum is not None
         self.signum = signum
-        if multiprocessing.parent_process() is None:
+        if multiprocessing.parent_process() is not None:
+            return  # the parent tells, and passes the signal on
+        if again:
+            raise KeyboardInterrupt  # asked twice: the last commit stands
+        if sys.stderr.isatty():
             print("finishing the chunk under way, then stopping; once more stops at once", file=sys.stderr, flush=True)
 
     @contextmanager

@@ -141,10 +141,12 @@ OPTIMIZERS = {"adam_b2": (0.999, 0.9), "adam_eps_root": (0.0, 1e-3)}
 """The 2 x 2 factorial of the paper's two changes to Adam; the first of each is the default."""
 
 
-@cache
+_whole = cache(whole)
+
+
 def images(name: str) -> Arrays:
     """The images whose labels are drawn: all there are, since nothing is asked of images not seen."""
-    return whole(load(name))
+    return _whole(load(name))
 
 
 def stream(config: Config) -> Stream:

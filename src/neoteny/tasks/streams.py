@@ -11,6 +11,7 @@ import abc
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -147,13 +148,16 @@ class Stream:
     def then(self, other: Stream) -> Stream:
         """This stream, then the other; draws of the two stay apart."""
         length = self._bounded("then()")
-        offset = 1 + max(task.draw for task in self)
+
+        @cache
+        def offset() -> int:
+            return 1 + max(task.draw for task in self)
 
         def make(index: int) -> Task:
             if index < length:
                 return self[index]
             task = other[index - length]
-            return replace(task, draw=task.draw + offset)
+            return replace(task, draw=task.draw + offset())
 
         return Stream(make, None if other.length is None else length + other.length)
 
