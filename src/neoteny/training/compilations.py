@@ -38,6 +38,7 @@ class CompilationCounter:
 
 def use_compilation_cache() -> None:
     """Keep compiled programs on disk between runs, unless JAX_COMPILATION_CACHE_DIR or jax's own setting says where."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and jax.config.read("jax_compilation_cache_dir") is None:
+    chosen = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ and chosen is None:
         jax.config.update("jax_compilation_cache_dir", str(cache_directory() / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
