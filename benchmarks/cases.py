@@ -9,6 +9,9 @@ import numpy as np
 ROWS = 5_000
 """Rows of every data set, as many as the offline MNIST digits have."""
 
+LABEL_NOISE = 0.25
+"""Share of labels drawn at random, so that the loss stays well above zero while first updates are compared."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -72,12 +75,14 @@ def data(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Inputs and int32 labels: noisy class prototypes; 784 pixels are uint8, mostly zero, as in MNIST."""
     rng = np.random.default_rng(0)
     features, classes = case.sizes[0], case.sizes[-1]
-    labels = rng.integers(0, classes, ROWS).astype(np.int32)
+    shown_class = rng.integers(0, classes, ROWS)
+    noisy = rng.random(ROWS) < LABEL_NOISE
+    labels = np.where(noisy, rng.integers(0, classes, ROWS), shown_class).astype(np.int32)
     if features == 784:
         strokes = rng.random((classes, features)) < 0.2
         shown = np.where(
-            rng.random((ROWS, features)) < 0.1, rng.random((ROWS, features)) < 0.2, strokes[labels]
+            rng.random((ROWS, features)) < 0.1, rng.random((ROWS, features)) < 0.2, strokes[shown_class]
         )
         return np.where(shown, rng.integers(64, 256, (ROWS, features)), 0).astype(np.uint8), labels
     prototypes = rng.normal(size=(classes, features))
-    return (prototypes[labels] + 2.0 * rng.normal(size=(ROWS, features))).astype(np.float32), labels
+    return (prototypes[shown_class] + 2.0 * rng.normal(size=(ROWS, features))).astype(np.float32), labels

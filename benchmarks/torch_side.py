@@ -212,10 +212,13 @@ def ensemble_compiled(case: Case, lanes: int, trial_seconds: float) -> Torch:
     return Torch(case, lanes, variants, trial_seconds)
 
 
-def replay(case: Case, before: list[np.ndarray], rows: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+def replay(
+    case: Case, before: list[np.ndarray], rows: np.ndarray, precision: str
+) -> tuple[list[np.ndarray], np.ndarray]:
     """Parameters after the updates on these rows from these parameters, and each update's loss."""
+    dtype = {"float32": torch.float32, "float64": torch.float64}[precision]
     x_all, y_all = _tensors(case)
-    model = _model(case.sizes)
+    x_all, model = x_all.to(dtype), _model(case.sizes).to(dtype)
     with torch.no_grad():
         for parameter, value in zip(model.parameters(), before, strict=True):
             # A Linear holds (out, in).
