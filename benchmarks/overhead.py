@@ -102,8 +102,8 @@ def main() -> None:
     for case in CASES:
         seconds = measure("neoteny", case.name, case.lanes, warm_repeats=options.starts)
         print(
-            f"first update, {case.title}, {case.lanes} lanes: {seconds['cold']:.2f} s with an empty compilation "
-            f"cache, {seconds['warm']:.2f} s with a warm one"
+            f"first update, {case.title}, {case.lanes} lanes: {seconds['cold']:.2f} s with an empty "
+            f"compilation cache, {seconds['warm']:.2f} s with a warm one"
         )
 
 
