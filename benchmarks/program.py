@@ -35,7 +35,7 @@ def chunk_hlo(runner: Runner) -> str:
         runner.state, runner.lanes, runner._arrays(event.task, "train"), runner.clock, np.int32(1),
         transform=event.task.transform, until=event.until,
     )  # fmt: skip
-    return lowered.compile().as_text()
+    return lowered.compile().as_text() or ""
 
 
 def moves(hlo: str, least_bytes: int = 1024) -> list[tuple[str, str, int, str]]:

@@ -92,13 +92,13 @@ def _ensemble(case: Case, lanes: int, variant: Variant) -> Iterator[tuple[int, f
 
         gradients_of = torch.vmap(grad_and_value(loss_of))
 
-        def step(x, y):
+        def stacked_step(x, y):
             gradients, losses = gradients_of(parameters, x, y)
             for name, parameter in parameters.items():
                 parameter.grad = gradients[name]
             return losses.detach().mean()
 
-        trained = list(parameters.values())
+        step, trained = stacked_step, list(parameters.values())
     else:
         # The hand-written form: batched products, one autograd graph for all lanes.
         linear = [[layer for layer in model if isinstance(layer, torch.nn.Linear)] for model in models]
@@ -120,11 +120,13 @@ def _ensemble(case: Case, lanes: int, variant: Variant) -> Iterator[tuple[int, f
 
         loss_of_all = torch.compile(loss_sum) if variant.compiled else loss_sum
 
-        def step(x, y):
+        def batched_step(x, y):
             loss = loss_of_all(x, y)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             return loss.detach() / lanes
+
+        step = batched_step
 
     optimizer = _adam(case, trained, variant)
     total, updates = torch.zeros(()), 0
