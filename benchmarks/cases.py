@@ -10,7 +10,7 @@ ROWS = 5_000
 """Rows of every data set, as many as the offline MNIST digits have."""
 
 LABEL_NOISE = 0.25
-"""Share of labels drawn at random, so that the loss stays well above zero while first updates are compared."""
+"""Share of labels drawn at random, so that the loss is well above zero while first updates are compared."""
 
 
 @dataclass(frozen=True)

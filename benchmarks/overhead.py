@@ -70,10 +70,9 @@ def show_shares(directory: Path) -> None:
     print(f"{'kind':<14} {'times':>8} {'seconds':>10} {'percent':>8}")
     for kind, times, _, seconds, percent in table.rows():
         print(f"{kind:<14} {times:>8,} {seconds:>10.2f} {percent:>8.2f}")
-    training = table.filter(pl.col("kind") == "train")["seconds"].sum()
-    updates = table["updates"].sum()
+    training = float(table.filter(pl.col("kind") == "train")["seconds"].sum())
+    everything, updates = float(table["seconds"].sum()), int(table["updates"].sum())
     if updates:
-        everything = table["seconds"].sum()
         print(
             f"a lane-update: {1e3 * training / updates:.4f} ms in train events, "
             f"{1e3 * everything / updates:.4f} ms with everything"
@@ -98,8 +97,8 @@ def main() -> None:
     for case in CASES:
         seconds = measure("neoteny", case.name, case.lanes, warm_repeats=options.starts)
         print(
-            f"first update, {case.title}, {case.lanes} lanes: {seconds['cold']:.2f} s with an empty compilation "
-            f"cache, {seconds['warm']:.2f} s with a warm one"
+            f"first update, {case.title}, {case.lanes} lanes: {seconds['cold']:.2f} s with an empty "
+            f"compilation cache, {seconds['warm']:.2f} s with a warm one"
         )
 
 

@@ -35,7 +35,7 @@ def chunk_hlo(runner: Runner) -> str:
         runner.state, runner.lanes, runner._arrays(event.task, "train"), runner.clock, np.int32(1),
         transform=event.task.transform, until=event.until,
     )  # fmt: skip
-    return lowered.compile().as_text()
+    return lowered.compile().as_text() or ""
 
 
 def moves(hlo: str, least_bytes: int = 1024) -> list[tuple[str, str, int, str]]:
@@ -51,7 +51,7 @@ def moves(hlo: str, least_bytes: int = 1024) -> list[tuple[str, str, int, str]]:
 
 
 def operation_seconds(ticks, lanes: int, seconds: float) -> tuple[float, list[tuple[float, float, str]]]:
-    """Seconds an update, and (seconds an update, runs an update, operation) from XLA's profiler, dearest first."""
+    """Seconds an update, and (seconds, runs, operation) an update from XLA's profiler, dearest first."""
     updates, totals, counts = 0, collections.Counter(), collections.Counter()
     with tempfile.TemporaryDirectory() as directory:
         with jax.profiler.trace(directory):

@@ -92,13 +92,13 @@ def _ensemble(case: Case, lanes: int, variant: Variant) -> Iterator[tuple[int, f
 
         gradients_of = torch.vmap(grad_and_value(loss_of))
 
-        def step(x, y):
+        def stacked_step(x, y):
             gradients, losses = gradients_of(parameters, x, y)
             for name, parameter in parameters.items():
                 parameter.grad = gradients[name]
             return losses.detach().mean()
 
-        trained = list(parameters.values())
+        step, trained = stacked_step, list(parameters.values())
     else:
         # The hand-written form: batched products, one autograd graph for all lanes.
         linear = [[layer for layer in model if isinstance(layer, torch.nn.Linear)] for model in models]
@@ -118,11 +118,13 @@ def _ensemble(case: Case, lanes: int, variant: Variant) -> Iterator[tuple[int, f
 
         loss_of_all = torch.compile(loss_sum) if variant.compiled else loss_sum
 
-        def step(x, y):
+        def batched_step(x, y):
             loss = loss_of_all(x, y)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             return loss.detach() / lanes
+
+        step = batched_step
 
     optimizer = _adam(case, trained, variant)
     total, updates = torch.zeros(()), 0
@@ -228,6 +230,32 @@ def replay(
         losses.append(loss.item())
     after = [p.detach().numpy() for p in model.parameters()]
     return [value.T if value.ndim == 2 else value for value in after], np.asarray(losses)
+
+
+def replay_as_optax(case: Case, before: list[np.ndarray], rows: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
+    """The same by an Adam written out in float64, with 1 - b**t computed in float32 as optax does.
+
+    float32 holds 0.999 with an error of 1.3e-8, 1.3e-5 of 1 - 0.999, which is 6.4e-6 of the first updates.
+    """
+    x_all, y_all = _tensors(case)
+    x_all, b1, b2, eps = x_all.double(), 0.9, 0.999, 1e-8
+    parameters = [torch.tensor(np.array(value), dtype=torch.float64, requires_grad=True) for value in before]
+    first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
+    losses = []
+    for count, batch in enumerate(rows, 1):
+        x = x_all[batch]
+        for layer in range(0, len(parameters), 2):
+            x = (x if layer == 0 else torch.relu(x)) @ parameters[layer] + parameters[layer + 1]
+        loss = functional.cross_entropy(x, y_all[batch])
+        gradients = torch.autograd.grad(loss, parameters)
+        correction1, correction2 = (float(1 - np.float32(b) ** np.float32(count)) for b in (b1, b2))
+        with torch.no_grad():
+            for parameter, m, v, g in zip(parameters, first, second, gradients, strict=True):
+                m.mul_(b1).add_(g, alpha=1 - b1)
+                v.mul_(b2).addcmul_(g, g, value=1 - b2)
+                parameter -= case.learning_rate * (m / correction1) / ((v / correction2).sqrt() + eps)
+        losses.append(loss.item())
+    return [p.detach().numpy() for p in parameters], np.asarray(losses)
 
 
 class Floor:
