@@ -89,3 +89,19 @@ def test_the_ledger_counts_true_steps_and_keeps_accounts_apart():
     forward = 2 * (12 * 8 + 8 * 8 + 8 * 3)
     assert 2 * 96 * forward < last.flops_forward < 2 * 96 * (forward + 20 * (12 + 8 + 8 + 3))
     assert EXPERIMENT.name == "small"
+
+
+def test_probes_are_counted_by_their_forward_passes():
+    runner = make_runner([Config()])
+    position = next(i for i, event in enumerate(runner.script) if type(event).__name__ == "Probe")
+    before = after = 0.0
+    for tick in runner.ticks():
+        if tick.event == position:
+            after = float(runner.ledger.probe[0])
+            break
+        before = float(runner.ledger.probe[0])
+    assert before == 0
+    # Features of 32 rows take one forward pass; the gradient norm takes one forward and a backward pass.
+    products = 2 * 32 * (12 * 8 + 8 * 8 + 8 * 3)
+    backward = 2 * 32 * (12 * 8 + 2 * (8 * 8 + 8 * 3))
+    assert 2 * products + backward < after < 1.5 * (2 * products + backward)

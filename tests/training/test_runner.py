@@ -388,3 +388,45 @@ def test_permuted_tasks_train_and_differ_by_lane():
     assert drawn.shape == (2, 12)
     assert (np.sort(drawn, axis=1) == np.arange(12)).all()
     assert (drawn[0] != drawn[1]).any()
+
+
+def diverging_learner(config):
+    return supervised(mlp(12, [8, 8], 3), optax.sgd(config.learning_rate))
+
+
+@pytest.mark.parametrize("until", [None, Reached("accuracy", 0.9, window=3)])
+def test_resume_keeps_dead_and_held_lanes(monkeypatch, until):
+    def events(tasks):
+        return [
+            event
+            for task in tasks
+            for event in (Switch(task), Train(task, 60, until=until, record_every=10), Evaluate(task, "train"))
+        ]
+
+    experiment = events_experiment(events, make=diverging_learner)
+    configs = [Config(seed=s, learning_rate=rate) for s, rate in enumerate((0.5, 1e30, 0.5, 0.3))]
+    monkeypatch.setattr(runner_module.Runner, "_chunk_length", lambda self: 4)
+    whole = make_runner(configs, experiment=experiment)
+    records, _, ticks = finish(whole)
+    assert not whole.alive[1]
+    for stop in range(2, len(ticks), 7):
+        first = make_runner(configs, experiment=experiment)
+        kept, source = [], first.ticks()
+        for _ in range(stop):
+            kept += next(source).records
+        second = make_runner(configs, experiment=experiment)
+        second.restore(first.cursor, first.arrays())
+        rest, _, _ = finish(second)
+        assert kept + rest == records, f"stopped after tick {stop}"
+        assert_same(final(whole), final(second))
+
+
+def test_one_diverged_lane_does_not_keep_the_others_from_ending_early():
+    until = Reached("loss", 10.0, falling=True)  # met by every finite lane at once
+    events = lambda tasks: [Switch(tasks[0]), Train(tasks[0], 200, until=until, record_every=10)]  # noqa: E731
+    experiment = events_experiment(events, make=diverging_learner, tasks=1)
+    configs = [Config(seed=s, learning_rate=rate) for s, rate in enumerate((0.1, 1e30, 0.1, 0.1))]
+    runner = make_runner(configs, experiment=experiment)
+    records, _, _ = finish(runner)
+    assert runner.clock.update <= 20
+    assert {r.value for r in records if r.metric == "updates_taken"} == {1.0}
