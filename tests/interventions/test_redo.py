@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from intervention_states import KEY, aged_state, bits, changed, lane, maker, stacked
 
+from intervention_states import KEY, aged_state, bits, changed, lane, maker, stacked
 from neoteny.interventions import Context, Redo, dormant_units, redo
 from neoteny.interventions.draws import fresh_network
 from neoteny.learners.learner import LearnerState

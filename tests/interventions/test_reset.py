@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from intervention_states import ADAM, KEY, aged_state, bits, changed, lane, maker, stacked
 
+from intervention_states import ADAM, KEY, aged_state, bits, changed, lane, maker, stacked
 from neoteny.interventions import (
     Context,
     Moments,

@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from intervention_states import ADAM, KEY, aged_state, bits, changed, lane, maker, stacked
 
+from intervention_states import ADAM, KEY, aged_state, bits, changed, lane, maker, stacked
 from neoteny.interventions import Moments, ShrinkPerturb, shrink_perturb
 from neoteny.interventions.draws import fresh_network
 from neoteny.learners.learner import init_stages
