@@ -169,17 +169,6 @@ class Programs:
 
         return _strong(jax.vmap(lane)(learner, lanes.values, lanes.seeds))
 
-    def metric_names(
-        self, lanes: Lanes, learner: LearnerState, data: DataArrays, transform: Transform
-    ) -> tuple[str, ...]:
-        """Names of the training metrics an update gives, found without computing."""
-
-        def lane(learner_state, values, seed):
-            batch = self.batch_lane(seed, data, transform, self._source.batch_size)
-            return self.update_lane(learner_state, batch, values, seed, 0, 0)[1]
-
-        return tuple(jax.eval_shape(jax.vmap(lane), learner, lanes.values, lanes.seeds))
-
     def _chunk(self, state: PackState, lanes: Lanes, task: TaskArrays, clock: Clock, steps, alive, transform, until):
         """At most `steps` updates; with `until`, none once every lane that is alive is held."""
 
