@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import numpy as np
 
 from neoteny.probes.measurement import FeatureProbe, NetworkProbe, ViewProbe
 from neoteny.tasks.streams import Task
+from neoteny.training.changes import Bank, Changes, lane_of
 from neoteny.training.events import Evaluate, Probe
 from neoteny.training.placing import PlacedData
 from neoteny.training.programs import Lanes, Programs
@@ -32,12 +32,11 @@ class Reading(NamedTuple):
 class Measurer:
     """Applies evaluations and probes to the learner states of a pack; `count` of its lanes are no dummies."""
 
-    def __init__(self, programs: Programs, lanes: Lanes, count: int, data: PlacedData, tracer: Tracer):
-        self._programs, self._lanes, self._count, self._data, self._tracer = programs, lanes, count, data, tracer
-
-    def draw(self, task: Task) -> Any:
-        """Every lane's draw of the task."""
-        return self._programs.draw(self._lanes, self._data.data(task), np.int32(task.draw), transform=task.transform)
+    def __init__(
+        self, programs: Programs, lanes: Lanes, count: int, data: PlacedData, tracer: Tracer, changes: Changes
+    ):
+        self._programs, self._lanes, self._count, self._data = programs, lanes, count, data
+        self._tracer, self._changes = tracer, changes
 
     def _parts(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
         """Rows in parts of one size, so that every split has the same program, the last one padded; and how many are
@@ -54,7 +53,7 @@ class Measurer:
         """Mean scores over the rows of the split; the cost is that of the first reading."""
         task = event.task
         rows = task.rows(event.split)[: event.samples]
-        drawn, data = self.draw(task), self._data.data(task)
+        drawn, data = self._changes.draw(task), self._data.data(task)
         sums: dict[str, np.ndarray] = {}
         for part, real in self._parts(rows):
             weights = (np.arange(len(part)) < real).astype(np.float32)
@@ -64,22 +63,23 @@ class Measurer:
         flops = len(rows) * self._tracer.flops("score", self._programs.score_lane, task, 1, learner)
         return _charged([Reading(name, "", total / len(rows)) for name, total in sums.items()], flops)
 
-    def probe(self, event: Probe, learner: Any, update: Any) -> Iterator[Reading]:
-        """What the event's probes measure at this update."""
+    def probe(self, event: Probe, learner: Any, update: Any, bank: Bank) -> Iterator[Reading]:
+        """What the event's probes measure at this update; `bank` holds the saves they read."""
         task = event.task
         rows = np.asarray(task.rows(event.split)[: event.samples], np.int32)
-        drawn = self.draw(task)
+        drawn = self._changes.draw(task)
         on_features = [probe for probe in event.probes if isinstance(probe, FeatureProbe)]
         if on_features:
             yield from self._features(on_features, learner, drawn, rows, task)
         on_networks = [probe for probe in event.probes if isinstance(probe, NetworkProbe)]
         if on_networks:
-            yield from self._networks(on_networks, learner)
+            yield from self._networks(on_networks, learner, bank)
         for probe in event.probes:
             if isinstance(probe, ViewProbe):
-                yield from self._view(probe, learner, drawn, rows, task, update)
+                yield from self._view(probe, learner, drawn, rows, task, update, bank)
 
-    def _view(self, probe: ViewProbe, learner: Any, drawn, rows, task: Task, update) -> list[Reading]:
+    def _view(self, probe: ViewProbe, learner: Any, drawn, rows, task: Task, update, bank: Bank) -> list[Reading]:
+        saved = {name: bank[name] for name in probe.saves}
         measured = self._programs.view_probe(
             learner,
             self._lanes,
@@ -87,10 +87,11 @@ class Measurer:
             self._data.data(task),
             rows,
             update,
+            saved,
             transform=task.transform,
             probe=probe,
         )
-        flops = self._tracer.view_probe_flops(probe, task, len(rows), learner)
+        flops = self._tracer.view_probe_flops(probe, task, len(rows), learner, saved)
         return _charged([Reading(probe.name, place, np.asarray(values)) for place, values in measured.items()], flops)
 
     def _features(self, probes: list[FeatureProbe], learner: Any, drawn, rows, task: Task) -> list[Reading]:
@@ -116,15 +117,13 @@ class Measurer:
                 readings.append(Reading(probe.name, "all", np.mean(list(measured.values()), axis=0)))
         return _charged(readings, flops)
 
-    def _networks(self, probes: list[NetworkProbe], learner: Any) -> Iterator[Reading]:
-        network = self._programs.learner(self._tracer.values).view(learner).network
-        dynamic, static = eqx.partition(network, eqx.is_array)
-        held = jax.device_get(dynamic)
+    def _networks(self, probes: list[NetworkProbe], learner: Any, bank: Bank) -> Iterator[Reading]:
+        network = jax.device_get(self._programs.learner(self._tracer.values).view(learner).network)
         for probe in probes:
-            lanes = [
-                probe.function(eqx.combine(jax.tree.map(lambda x, i=lane: x[i], held), static))
-                for lane in range(self._count)
-            ]
+            saved, lanes = jax.device_get({name: bank[name] for name in probe.saves}), []
+            for lane in range(self._count):
+                shown, kept = lane_of(network, lane), lane_of(saved, lane)
+                lanes.append(probe.function(shown, kept) if probe.saves else probe.function(shown))
             for place in lanes[0]:
                 yield Reading(probe.name, place, np.asarray([measured[place] for measured in lanes]))
 

@@ -12,6 +12,7 @@ from neoteny.learners.learner import attach, detach
 from neoteny.probes.measurement import ViewProbe
 from neoteny.tasks.sources import Minibatch
 from neoteny.tasks.streams import Task
+from neoteny.training.changes import Bank
 from neoteny.training.events import Intervene, Probe
 from neoteny.training.ledger import count_flops
 from neoteny.training.placing import PlacedData
@@ -29,13 +30,20 @@ def one_lane(learner: Any) -> tuple[Any, Any]:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), dynamic), static
 
 
+def signature(tree: Any) -> Hashable:
+    """Structure, shapes and types of a tree of arrays or shapes: equal for trees that programs cannot tell apart."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
 class Tracer:
     """Traces what the programs of a pack do to learner states of a given structure, once for tasks alike.
 
     `learner` is the pack's learner states, or their shapes; an intervention may have changed their structure.
     """
 
-    def __init__(self, programs: Programs, lanes: Lanes, source: Minibatch, data: PlacedData):
+    def __init__(self, programs: Programs, lanes: Lanes, source: Minibatch, data: PlacedData, first_task: Task):
+        self.first_task = first_task
         self._programs, self._lanes, self._source, self._data = programs, lanes, source, data
         self.values = {name: column[0] for name, column in lanes.values.items()}
         self.seed = lanes.seeds[0]
@@ -48,9 +56,14 @@ class Tracer:
     def _once(self, what: Hashable, task: Task, learner: Any, compute: Callable[[Any, Any], Any]) -> Any:
         """compute(shapes, static) of one lane, once for each structure of the state and shape of the data."""
         shapes, static = one_lane(learner)
-        leaves, structure = jax.tree.flatten((shapes, static))
-        state = (structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
-        place = (what, state, task.transform, task.data.inputs.shape, task.data.targets.shape, task.data.classes)
+        place = (
+            what,
+            signature(learner),
+            task.transform,
+            task.data.inputs.shape,
+            task.data.targets.shape,
+            task.data.classes,
+        )
         if place not in self._found:
             self._found[place] = compute(shapes, static)
         return self._found[place]
@@ -90,8 +103,11 @@ class Tracer:
 
         return update
 
-    def flops(self, what: Hashable, function: Callable, task: Task, size: int, learner: Any) -> float:
-        """Operations of function(learner_state, values, batch) for one lane and a batch of `size`; `what` names it."""
+    def flops(self, what: Hashable, function: Callable, task: Task, size: int, subject: Any) -> float:
+        """Operations of function(subject, values, batch) for one lane and a batch of `size`; `what` names it.
+
+        subject: the learner states, or a tree that holds them.
+        """
 
         def count(shapes: Any, static: Any) -> float:
             return count_flops(
@@ -101,25 +117,29 @@ class Tracer:
                 self.batch_shape(task, size),
             )
 
-        return self._once((what, size), task, learner, count)
+        return self._once((what, size), task, subject, count)
 
-    def view_probe_flops(self, probe: ViewProbe, task: Task, size: int, learner: Any) -> float:
+    def view_probe_flops(self, probe: ViewProbe, task: Task, size: int, learner: Any, saved: Bank) -> float:
         """Operations of a view probe on one lane and `size` rows."""
-        return self.flops(probe, self._view_probe(probe), task, size, learner)
+        return self.flops(probe, self._view_probe(probe), task, size, (learner, dict(saved)))
 
-    def intervention_flops(self, event: Intervene, task: Task, learner: Any) -> float:
+    def intervention_flops(self, event: Intervene, task: Task, learner: Any, saved: Bank) -> float:
         """Operations of an intervention on one lane, with what it looks at."""
 
-        def lane(state, values, batch):
-            changed = self._programs.intervene_lane(event.intervention, event.when, state, values, self.seed, batch, 0)
+        def lane(subject, values, batch):
+            state, saved = subject
+            changed = self._programs.intervene_lane(
+                event.intervention, event.when, state, values, self.seed, batch, 0, saved
+            )
             return eqx.filter(changed, eqx.is_array)
 
         rows = min(event.samples, len(task.rows("train")))
-        return self.flops((event.intervention, event.when), lane, task, rows, learner)
+        return self.flops((event.intervention, event.when), lane, task, rows, (learner, dict(saved)))
 
     def _view_probe(self, probe: ViewProbe) -> Callable:
-        def lane(state, values, batch):
-            return self._programs.view_probe_lane(probe, state, values, self.seed, batch, 0)
+        def lane(subject, values, batch):
+            state, saved = subject
+            return self._programs.view_probe_lane(probe, state, values, self.seed, batch, 0, saved)
 
         return lane
 
@@ -158,7 +178,7 @@ class Tracer:
         if outputs < classes:
             raise ValueError(f"the network has {outputs} outputs and {task.data.name} has {classes} classes")
 
-    def check_probes(self, event: Probe, learner: Any) -> None:
+    def check_probes(self, event: Probe, learner: Any, bank: Bank) -> None:
         """Trace the view probes, so that one that does not fit fails before anything is computed."""
         task = event.task
         rows = min(len(task.rows(event.split)), event.samples or len(task.rows(event.split)))
@@ -174,7 +194,8 @@ class Tracer:
                         self.batch_shape(task, rows),
                     )
 
-                self._once(("fits", probe, rows), task, learner, trace)
+                saved = {name: bank[name] for name in probe.saves}
+                self._once(("fits", probe, rows), task, (learner, saved), trace)
 
     def learner_text(self, task: Task) -> str:
         """What the learner computes for one lane on a task, as lowered text, whoever wrote it.
