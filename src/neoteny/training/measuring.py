@@ -10,10 +10,11 @@ import numpy as np
 
 from neoteny.probes.measurement import FeatureProbe, NetworkProbe, ViewProbe
 from neoteny.tasks.streams import Task
-from neoteny.training.changes import Bank, Changes, lane_of
+from neoteny.training.changes import Changes, lane_of
 from neoteny.training.events import Evaluate, Probe
 from neoteny.training.placing import PlacedData
-from neoteny.training.programs import Lanes, Programs
+from neoteny.training.programs import Bank, Lanes, Programs
+from neoteny.training.stepping import over_lanes
 from neoteny.training.tracing import Tracer
 
 EVALUATION_ROWS = 1_000
@@ -49,6 +50,11 @@ class Measurer:
             part[: len(real)] = real
             yield part, len(real)
 
+    def _over_lanes(self, program: Any, task: Task, learner: Any, mapped: tuple, *shared: Any, **static: Any) -> Any:
+        separately = self._tracer.lane_by_lane(task, learner)
+        subject = (learner, self._lanes, *mapped)
+        return over_lanes(self._programs, program, subject, *shared, separately=separately, **static)
+
     def evaluate(self, event: Evaluate, learner: Any) -> list[Reading]:
         """Mean scores over the rows of the split; the cost is that of the first reading."""
         task = event.task
@@ -57,7 +63,9 @@ class Measurer:
         sums: dict[str, np.ndarray] = {}
         for part, real in self._parts(rows):
             weights = (np.arange(len(part)) < real).astype(np.float32)
-            scored = self._programs.score(learner, self._lanes, drawn, data, part, weights, transform=task.transform)
+            scored = self._over_lanes(
+                self._programs.score, task, learner, (drawn,), data, part, weights, transform=task.transform
+            )
             for name, value in scored.items():
                 sums[name] = sums.get(name, 0.0) + np.asarray(value, np.float64)
         flops = len(rows) * self._tracer.flops("score", self._programs.score_lane, task, 1, learner)
@@ -80,14 +88,14 @@ class Measurer:
 
     def _view(self, probe: ViewProbe, learner: Any, drawn, rows, task: Task, update, bank: Bank) -> list[Reading]:
         saved = {name: bank[name] for name in probe.saves}
-        measured = self._programs.view_probe(
+        measured = self._over_lanes(
+            self._programs.view_probe,
+            task,
             learner,
-            self._lanes,
-            drawn,
+            (drawn, saved),
             self._data.data(task),
             rows,
             update,
-            saved,
             transform=task.transform,
             probe=probe,
         )
@@ -99,8 +107,15 @@ class Measurer:
         stages = tuple(name for name in names if any(name in probe.select(names) for probe in probes))
         pieces: dict[str, list[np.ndarray]] = {name: [] for name in stages}
         for part, real in self._parts(rows):
-            outputs = self._programs.features(
-                learner, self._lanes, drawn, self._data.data(task), part, transform=task.transform, stages=stages
+            outputs = self._over_lanes(
+                self._programs.features,
+                task,
+                learner,
+                (drawn,),
+                self._data.data(task),
+                part,
+                transform=task.transform,
+                stages=stages,
             )
             for name, output in outputs.items():
                 pieces[name].append(np.asarray(output)[:, :real])

@@ -12,11 +12,10 @@ from neoteny.learners.learner import attach, detach
 from neoteny.probes.measurement import ViewProbe
 from neoteny.tasks.sources import Minibatch
 from neoteny.tasks.streams import Task
-from neoteny.training.changes import Bank
 from neoteny.training.events import Intervene, Probe
-from neoteny.training.ledger import count_flops
+from neoteny.training.ledger import count_flops, runs_convolution
 from neoteny.training.placing import PlacedData
-from neoteny.training.programs import Lanes, PackState, Programs
+from neoteny.training.programs import Bank, Lanes, PackState, Programs
 
 
 def split_shapes(tree: Any) -> tuple[Any, Any]:
@@ -91,6 +90,17 @@ class Tracer:
             return count_flops(self._update(static), shapes, self._training_batch(task))
 
         return self._once("update", task, learner, count)
+
+    def lane_by_lane(self, task: Task, learner: Any) -> bool:
+        """Whether lanes are computed one after another and updates outside loops: on a CPU, where XLA's convolution is
+        an order of magnitude slower inside a loop, and slower again with weights that differ by lane.
+        """
+        platform = jax.default_backend()
+
+        def find(shapes: Any, static: Any) -> bool:
+            return runs_convolution(self._update(static), shapes, self._training_batch(task), platform=platform)
+
+        return platform == "cpu" and self._once("convolves", task, learner, find)
 
     def _training_batch(self, task: Task) -> Any:
         return self.batch_shape(task, self._source.batch_size)
