@@ -27,7 +27,7 @@ class Values(abc.ABC):
         """Outputs (batch, actions, ...)."""
 
     @abc.abstractmethod
-    def expected(self, by_action: Array) -> Float[Array, "batch *actions"]:
+    def expected(self, by_action: Array) -> Float[Array, ...]:
         """The value of each."""
 
     @abc.abstractmethod
