@@ -110,17 +110,23 @@ def test_the_target_is_copied_on_the_shared_clock_by_a_real_branch():
         clock = Clock(*(np.int32(n) for n in (update, 0, 0, update)))
         came_from = moved.networks["online" if update % 4 == 0 else "target"]
         np.testing.assert_array_equal(lanes(moved, clock), came_from.stages[0].weight)
-    jaxpr = str(jax.make_jaxpr(lanes)(moved, clock))
-    assert "cond[" in jaxpr
-    assert "select_n" not in jaxpr
+    equations = jax.make_jaxpr(lanes)(moved, clock).eqns
+    assert "cond" in [equation.primitive.name for equation in equations]
+    selected = [e for e in equations if e.primitive.name == "select_n" and e.outvars[0].aval.shape]
+    assert not selected
     assert learner.init(jax.random.key(0)).followers == (("target", "online"),)
 
 
 @pytest.mark.parametrize(
-    ("values", "double"),
-    [(Scalar(None), False), (Scalar(), True), (TwoHot(-1.0, 9.0, 41), True), (Categorical(-1.0, 9.0, 41), False)],
+    ("values", "double", "optimizer", "tolerance"),
+    [
+        (Scalar(None), False, optax.sgd(1.0), 1e-4),
+        (Scalar(), True, optax.sgd(1.0), 1e-4),
+        (TwoHot(-1.0, 9.0, 41), True, optax.adam(0.05), 0.03),
+        (Categorical(-1.0, 9.0, 41), False, optax.adam(0.05), 0.03),
+    ],
 )
-def test_all_transitions_over_and_over_give_the_optimal_values(values, double):
+def test_all_transitions_over_and_over_give_the_optimal_values(values, double, optimizer, tolerance):
     pairs = [(s, a) for s in range(5) for a in range(2) if s != LAST]
     data = Transitions(
         jnp.eye(5)[jnp.asarray([s for s, _ in pairs])],
@@ -129,7 +135,7 @@ def test_all_transitions_over_and_over_give_the_optimal_values(values, double):
         jnp.asarray([0.0 if NEXT[s][a] == LAST else 0.9 for s, a in pairs], jnp.float32),
         jnp.eye(5)[jnp.asarray([NEXT[s][a] for s, a in pairs])],
     )
-    learner = dqn(table(outputs=values.outputs(2)), optax.adam(0.05), double=double, values=values, target_period=20)
+    learner = dqn(table(outputs=values.outputs(2)), optimizer, double=double, values=values, target_period=20)
 
     def one(i, state):
         state, _ = learner.update(state, data, jax.random.key(0))
@@ -137,7 +143,7 @@ def test_all_transitions_over_and_over_give_the_optimal_values(values, double):
 
     state = jax.jit(lambda s: jax.lax.fori_loop(0, 4_000, one, s))(learner.init(jax.random.key(0)))
     found = np.asarray(learner.predict(state, jnp.eye(5)))
-    np.testing.assert_allclose(found[:LAST], optimal_values(0.9)[:LAST], atol=0.03)
+    np.testing.assert_allclose(found[:LAST], optimal_values(0.9)[:LAST], atol=tolerance)
 
 
 @pytest.mark.parametrize(("steps", "time_limit"), [(1, None), (1, 3), (3, None)])
@@ -146,22 +152,16 @@ def test_learning_by_acting_finds_the_optimal_values(steps, time_limit):
 
     With three-step returns and random actions they are not Q*, but the greedy actions are.
     """
-    source = DeviceExperience(
-        batch_size=32,
-        learning_starts=100,
-        capacity=4_000,
-        steps=steps,
-        discount=0.9,
-        epsilon=LinearEpsilon(1.0, 1.0, 1),
-    )
-    learner = dqn(table(), optax.adam(0.03), target_period=25)
+    always_random = LinearEpsilon(1.0, 1.0, 1)
+    source = DeviceExperience(learning_starts=100, capacity=4_000, steps=steps, discount=0.9, epsilon=always_random)
+    learner = dqn(table(), optax.sgd(1.0), target_period=25)
     loop = Loop(learner, source, Maze(time_limit), [0, 1])
     loop.run(4_000)
     best = optimal_values(0.9)[:LAST]
     for lane in range(2):
         found = np.asarray(loop.state[0].networks["online"].stages[0].weight)[lane][:LAST]
         if steps == 1:
-            np.testing.assert_allclose(found, best, atol=0.1)
+            np.testing.assert_allclose(found, best, atol=1e-3)
         np.testing.assert_array_equal(found.argmax(1)[[1, 3]], best.argmax(1)[[1, 3]])
 
 

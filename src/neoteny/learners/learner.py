@@ -79,8 +79,8 @@ class Learner(NamedTuple):
     init(key) -> state. update(state, batch, key) -> (state, metrics: {name: scalar}). predict(state, inputs) ->
     outputs. score(outputs, targets) -> {metric: (batch,)} per example, for evaluation. switch(state, task_index,
     sample_previous, key) -> state, called when a new task begins. view(state) -> View. act(state, observations, key) ->
-    actions, None for learners that never act. periodic(state, clock) -> state, called after every update with the shared
-    clock, for work done now and then (`lax.cond` on the clock is a real branch); None if there is none.
+    actions, None for learners that never act. periodic(state, clock) -> state, called after every update with the
+    shared clock, for work done now and then (`lax.cond` on the clock is a real branch); None if there is none.
     """
 
     init: Callable[[PRNGKeyArray], LearnerState]
