@@ -14,7 +14,7 @@ import numpy as np
 from neoteny.tasks.streams import Task
 from neoteny.training.clock import Clock
 from neoteny.training.events import Intervene
-from neoteny.training.placing import PlacedData
+from neoteny.training.placing import AnyTask, PlacedData, shown
 from neoteny.training.programs import Bank, Lanes, PackState, Programs
 from neoteny.training.stepping import over_lanes
 from neoteny.training.tracing import Tracer
@@ -42,15 +42,20 @@ class Changes:
     def __init__(self, programs: Programs, lanes: Lanes, data: PlacedData, tracer: Tracer):
         self._programs, self._lanes, self._data, self._tracer = programs, lanes, data, tracer
 
-    def draw(self, task: Task) -> Any:
-        """Every lane's draw of the task."""
+    def draw(self, task: AnyTask) -> Any:
+        """Every lane's draw of the task over arrays."""
+        assert isinstance(task, Task)
         return self._programs.draw(self._lanes, self._data.data(task), np.int32(task.draw), transform=task.transform)
+
+    def experience(self, task: AnyTask, source: Any, clock: Clock, count: int) -> Any:
+        """Every lane's experience in an environment to look at: `count` transitions of its replay."""
+        return self._programs.experience(source, self._lanes, clock, transform=shown(task), count=count)
 
     def living(self, state: PackState, alive: np.ndarray) -> Any:
         """Learner states to look at: in dead lanes, their last finite networks."""
         return state.learner if alive.all() else self._programs.substitute(state, alive)
 
-    def switched(self, state: PackState, task: Task, clock: Clock) -> PackState:
+    def switched(self, state: PackState, task: AnyTask, clock: Clock) -> PackState:
         """The state at the beginning of a task."""
         learner, source = self._programs.switch(
             state.learner,
@@ -58,29 +63,43 @@ class Changes:
             self._data.arrays(task, "train"),
             np.int32(task.draw),
             clock,
-            transform=task.transform,
+            transform=shown(task),
         )
         return state._replace(learner=learner, source=source)
 
     def intervened(
-        self, state: PackState, event: Intervene, task: Task, number: int, alive: np.ndarray, bank: Bank
+        self,
+        state: PackState,
+        event: Intervene,
+        task: AnyTask,
+        number: int,
+        alive: np.ndarray,
+        bank: Bank,
+        clock: Clock,
+        trained: bool,
     ) -> PackState:
-        """The state after an intervention that looks at this task.
+        """The state after an intervention that looks at this task; at an environment only if `trained` in it.
 
         Where it changes the structure of the networks, dead lanes go on from their last finite ones, changed like the
         others.
         """
 
+        drawn, rows = (), None
+        if isinstance(task, Task):
+            drawn, rows = self.draw(task), np.asarray(task.rows("train")[: event.samples], np.int32)
+        elif trained:
+            drawn, rows = self.experience(task, state.source, clock, event.samples), np.arange(event.samples)
+
         def intervene(learner: Any) -> Any:
             return over_lanes(
                 self._programs,
                 self._programs.intervene,
-                (learner, self._lanes, self.draw(task), {name: bank[name] for name in event.intervention.saves}),
+                (learner, self._lanes, drawn, {name: bank[name] for name in event.intervention.saves}),
                 self._data.data(task),
-                np.asarray(task.rows("train")[: event.samples], np.int32),
+                rows,
                 np.int32(number),
                 separately=self._tracer.lane_by_lane(task, learner),
-                transform=task.transform,
+                transform=shown(task),
                 intervention=event.intervention,
                 when=event.when,
             )

@@ -9,7 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from neoteny.interventions import Intervention
+from neoteny.tasks.environments import EnvironmentTask
 from neoteny.tasks.streams import Task
+
+AnyTask = Task | EnvironmentTask
+"""What a stream may hold: a task over arrays, or an environment to act in."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Reached:
 class Switch:
     """Begin a task: the learner is told, and the source makes the task's draw."""
 
-    task: Task
+    task: AnyTask
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Train:
     metrics are averaged over this many updates and recorded; lanes are checked for divergence at the same points.
     """
 
-    task: Task
+    task: AnyTask
     steps: int
     until: Reached | None = None
     record_every: int = 100
@@ -53,17 +57,23 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score the network on a split of a task, under the task's own draw; training state is not touched."""
+    """Score the network on a split of a task, under the task's own draw; training state is not touched.
 
-    task: Task
+    On an environment: play `samples` episodes, in environments and with draws of its own.
+    """
+
+    task: AnyTask
     split: str = "train"
     samples: int | None = None
 
 
 class Probe:
-    """Measure with these probes on the first `samples` rows of a split of the task `on` (None: all rows)."""
+    """Measure with these probes on the first `samples` rows of a split of the task `on` (None: all rows).
 
-    def __init__(self, *probes: object, on: Task, split: str = "train", samples: int | None = None):
+    On an environment: on so many transitions drawn from its replay.
+    """
+
+    def __init__(self, *probes: object, on: AnyTask, split: str = "train", samples: int | None = None):
         from neoteny.probes.measurement import measurement
 
         if not probes:
@@ -85,7 +95,7 @@ class Intervene:
     """
 
     intervention: Intervention
-    on: Task | None = None
+    on: AnyTask | None = None
     when: Callable | None = None
     samples: int = 512
 

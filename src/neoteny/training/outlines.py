@@ -8,15 +8,21 @@ from typing import Any
 import jax
 import numpy as np
 
+from neoteny.tasks.streams import Task
 from neoteny.training.changes import Changes, ready
 from neoteny.training.clock import Clock
 from neoteny.training.events import Intervene, Save, Switch, Train
+from neoteny.training.placing import AnyTask, shown
 from neoteny.training.standing import Outline
 from neoteny.training.tracing import Tracer, signature
 from neoteny.training.unfolding import Branch, Rejoin, Step, read_after
 
 Stack = tuple[Outline, ...]
 """The run's own standing, then those of the branches under way, innermost last."""
+
+
+def _data(task: AnyTask) -> Hashable:
+    return (shown(task), id(task.data)) if isinstance(task, Task) else shown(task)
 
 
 class Outliner:
@@ -52,21 +58,21 @@ class Outliner:
         step, here = self._steps[position], stack[-1]
         event = step.event
         if isinstance(event, Branch):
-            stack = (*stack, here)
+            stack = (*stack, here._replace(source_since=position))
         elif isinstance(event, Rejoin):
             stack = stack[:-1]
         else:
-            stack = (*stack[:-1], self._changed(step, here))
+            stack = (*stack[:-1], self._changed(position, step, here))
         *outer, here = stack
         bank = {name: kept for name, kept in here.bank.items() if name in self._read_after[position]}
         return (*outer, here._replace(bank=bank))
 
-    def _changed(self, step: Step, here: Outline) -> Outline:
+    def _changed(self, position: int, step: Step, here: Outline) -> Outline:
         event = step.event
         if isinstance(event, Switch):
-            return self._switched(here, event)
+            return self._switched(here, event)._replace(trained=False, source_since=position)
         if isinstance(event, Train):
-            return self._trained(here, step)
+            return self._trained(here, step)._replace(trained=True)
         if isinstance(event, Intervene):
             return self._intervened(here, event)
         if isinstance(event, Save):
@@ -80,7 +86,7 @@ class Outliner:
 
     def _switched(self, here: Outline, event: Switch) -> Outline:
         task = event.task
-        place = ("switch", task.transform, id(task.data), signature(here.state))
+        place = ("switch", _data(task), signature(here.state))
 
         def trace() -> Any:
             return jax.eval_shape(lambda state: self._changes.switched(state, task, Clock.start()), here.state)
@@ -100,12 +106,14 @@ class Outliner:
         task = event.on or here.task or self._tracer.first_task
         read = {name: here.bank[name] for name in event.intervention.saves}
         all_alive = np.ones(here.state.counted.shape, bool)
-        samples = min(event.samples, len(task.rows("train")))
-        place = (event.intervention, event.when, samples, task.transform, id(task.data), signature((here.state, read)))
+        samples = min(event.samples, len(task.rows("train"))) if isinstance(task, Task) else event.samples
+        state = signature((here.state, read))
+        place = (event.intervention, event.when, samples, here.trained, _data(task), state)
 
         def trace() -> Any:
-            return jax.eval_shape(
-                lambda state, bank: self._changes.intervened(state, event, task, 0, all_alive, bank), here.state, read
-            )
+            def intervene(state, bank):
+                return self._changes.intervened(state, event, task, 0, all_alive, bank, Clock.start(), here.trained)
+
+            return jax.eval_shape(intervene, here.state, read)
 
         return here._replace(state=self._once(place, trace))

@@ -17,6 +17,7 @@ import numpy as np
 
 from neoteny.lab.configs import host_view, lane_columns
 from neoteny.lab.records import Record
+from neoteny.lab.rings import RingRows
 from neoteny.lab.study import Experiment
 from neoteny.learners.learner import LearnerState
 from neoteny.tasks.sources import Minibatch, TaskArrays
@@ -28,7 +29,7 @@ from neoteny.training.events import Evaluate, Event, Intervene, Probe, Save, Swi
 from neoteny.training.ledger import Ledger
 from neoteny.training.measuring import Measurer
 from neoteny.training.outlines import Outliner
-from neoteny.training.placing import PlacedData
+from neoteny.training.placing import AnyTask, PlacedData, shown
 from neoteny.training.programs import Lanes, PackState, programs_for
 from neoteny.training.standing import Standing, arrays_of, from_arrays
 from neoteny.training.stepping import Stepper
@@ -69,7 +70,7 @@ class Plan(NamedTuple):
     events: int
 
 
-def _script(experiment: Experiment, config: Any) -> tuple[tuple[Task, ...], tuple[Event, ...]]:
+def _script(experiment: Experiment, config: Any) -> tuple[tuple[AnyTask, ...], tuple[Event, ...]]:
     view = host_view(config)
     stream = experiment.stream(view)
     if stream.length is None:
@@ -81,6 +82,21 @@ def _script(experiment: Experiment, config: Any) -> tuple[tuple[Task, ...], tupl
 def _prefix(depth: int) -> str:
     """What the names of a stored standing begin with: nothing for the run's own, then one for every fork."""
     return f"branch{depth}:" if depth else ""
+
+
+def _check_task(event: PlainEvent, position: int, current: AnyTask | None, trained: bool) -> None:
+    """ValueError for what an event cannot do with an environment."""
+    task = event.on if isinstance(event, Intervene) else event.task  # pyright: ignore[reportAttributeAccessIssue]
+    if task is None or isinstance(task, Task):
+        return
+    kind = type(event).__name__
+    if isinstance(event, Evaluate | Probe) and event.samples is None:
+        what = "episodes to play" if isinstance(event, Evaluate) else "transitions to look at"
+        raise ValueError(f"event {position}: {kind} on an environment needs samples=, the number of {what}")
+    if isinstance(event, Probe | Intervene) and (current is None or task.index != current.index or not trained):
+        raise ValueError(
+            f"event {position}: {kind} on {task.name} looks at its replay, which is there only after Train({task.name})"
+        )
 
 
 class Runner:
@@ -166,7 +182,9 @@ class Runner:
         does.
         """
         for position, step, stack in self.outliner.walk():
-            event, (state, bank, current) = step.event, stack[-1]
+            event, (state, bank, current, trained, _) = step.event, stack[-1]
+            if not isinstance(event, Branch | Rejoin | Save):
+                _check_task(event, position, current, trained)
             if isinstance(event, Train):
                 if current is None or event.task.index != current.index:
                     raise ValueError(
@@ -177,7 +195,8 @@ class Runner:
                 if event.until is not None and event.until.metric not in names:
                     raise ValueError(f"until: no training metric {event.until.metric!r}; there are {', '.join(names)}")
             elif isinstance(event, Evaluate | Probe):
-                event.task.rows(event.split)
+                if isinstance(event.task, Task):
+                    event.task.rows(event.split)
                 if isinstance(event, Probe):
                     self.tracer.check_probes(event, state.learner, bank)
         planned = self.plan()
@@ -196,14 +215,21 @@ class Runner:
     def data_sets(self) -> dict[str, str]:
         """Name -> digest of every data set the tasks use."""
         found: dict[str, str] = {}
-        for data in {id(task.data): task.data for task in self.tasks}.values():
+        for data in {id(task.data): task.data for task in self.tasks if isinstance(task, Task)}.values():
             if found.setdefault(data.name, data.digest) != data.digest:
                 raise ValueError(f"two different data sets are both called {data.name!r}; give each a name of its own")
         return found
 
     def state_bytes(self) -> int:
-        """Bytes of the pack's state before the first task."""
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.tracer.initial()))
+        """Bytes of the pack's state where it is largest."""
+        return max(
+            sum(
+                leaf.size * leaf.dtype.itemsize
+                for outline in stack
+                for leaf in jax.tree.leaves((outline.state, outline.bank))
+            )
+            for _, _, stack in self.outliner.walk()
+        )
 
     def training_flops(self) -> float:
         """Floating-point operations of training one lane through the whole script (bounds, where `until` may hold
@@ -217,12 +243,19 @@ class Runner:
 
     # Storing ------------------------------------------------------------------------------------------------------
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Everything needed to go on, as arrays by path; within a fork, of every standing to come back to."""
+    def arrays(self, *, rings: bool = True) -> dict[str, np.ndarray]:
+        """Everything needed to go on, as arrays by path; within a fork, of every standing to come back to.
+
+        rings: with the rows of rings, which `rings()` gives too.
+        """
         stored = {f"branches.{name}": account for name, account in self.branch_ledger.arrays().items()}
         for depth, standing in enumerate(self._standings):
-            stored.update({f"{_prefix(depth)}{name}": array for name, array in standing.arrays().items()})
+            stored.update({f"{_prefix(depth)}{name}": array for name, array in standing.arrays(rings=rings).items()})
         return stored
+
+    def rings(self) -> list[RingRows]:
+        """The rings, replay among them, whose rows a store writes apart."""
+        return [ring for depth, standing in enumerate(self._standings) for ring in standing.rings(_prefix(depth))]
 
     def networks(self) -> Any:
         """The learner's main network, every array with a leading lane axis; in dead lanes, the last finite one."""
@@ -302,6 +335,7 @@ class Runner:
         position, done = self.cursor
         arrays = self.data.arrays(event.task, "train")
         flops = self.tracer.update_flops(event.task, self.state.learner)
+        acting = self.tracer.acting_flops(event.task, self.state.learner)
         here = self.here
         if done == 0:
             here.state = ready(here.state, self.tracer.metric_names(event.task, here.state.learner))
@@ -310,31 +344,32 @@ class Runner:
             boundary = min(event.steps, (done // event.record_every + 1) * event.record_every)
             with self._timed() as timed:
                 steps = min(boundary - done, self._chunk_length())
-                here.state, ran = self._chunk(event, arrays, steps)
+                here.state, ran, env_steps = self._chunk(event, arrays, steps)
                 taken = np.asarray(self.state.taken)
-                here.ledger.train += flops * (taken - taken_before)
+                here.ledger.train += flops * (taken - taken_before) + acting * env_steps
                 updates, taken_before = int((taken - taken_before)[: len(self.names)].sum()), taken
-                here.clock = here.clock.advanced(ran)
+                here.clock = here.clock.advanced(ran, env_steps)
                 done += ran
                 unmet = self.alive & ~np.asarray(self.state.held)
                 over = done >= event.steps or (event.until is not None and not unmet.any())
                 records = self._record_training(event, position) if over or done == boundary else []
                 if over and event.until is not None:
                     records += self._record_taken(event, position, taken)
+            here.trained = here.trained or over
             self._learn_speed(ran, timed)
             self.cursor = Cursor(position + 1) if over else Cursor(position, done)
             yield timed.tick(position, "train", updates=updates, records=records)
             if over:
                 return
 
-    def _chunk(self, event: Train, arrays: TaskArrays, steps: int) -> tuple[PackState, int]:
-        """The state after at most so many updates, and how many they were."""
-        here, transform = self.here, event.task.transform
+    def _chunk(self, event: Train, arrays: TaskArrays | None, steps: int) -> tuple[PackState, int, int]:
+        """The state after at most so many updates, how many they were, and how many environment steps."""
+        here, transform = self.here, shown(event.task)
         if self.tracer.lane_by_lane(event.task, here.state.learner):
             return self.stepper.chunk(
                 here.state, arrays, here.clock, steps, here.alive, transform=transform, until=event.until
             )
-        state, ran = self.programs.chunk(
+        state, ran, env_steps = self.programs.chunk(
             here.state,
             self.lanes,
             arrays,
@@ -344,7 +379,7 @@ class Runner:
             transform=transform,
             until=event.until,
         )
-        return state, int(ran)
+        return state, int(ran), int(env_steps)
 
     def _chunk_length(self) -> int:
         if self._seconds_per_update is None:
@@ -356,7 +391,7 @@ class Runner:
             self._seconds_per_update = max(timed.seconds / ran, 1e-7)
 
     def _record(
-        self, lane: int, task: Task, position: int, metric: str, value: float, split: str = "", place: str = ""
+        self, lane: int, task: AnyTask, position: int, metric: str, value: float, split: str = "", place: str = ""
     ) -> Record:
         return Record(
             run=self.names[lane],
@@ -380,8 +415,10 @@ class Runner:
     def _record_training(self, event: Train, position: int) -> list[Record]:
         totals = {name: np.asarray(total, np.float64) for name, total in self.state.totals.items()}
         counted = np.asarray(self.state.counted)
-        was_alive = self.alive
-        self.here.state, alive = self.programs.check(self.state, was_alive)
+        state, was_alive = self.state, self.alive
+        last_finite, alive = self.programs.check(state.learner.networks, state.last_finite, was_alive)
+        cleared = {name: np.zeros(len(counted), np.float32) for name in totals}
+        self.here.state = state._replace(last_finite=last_finite, totals=cleared, counted=np.zeros_like(counted))
         self.here.alive = np.asarray(alive).copy()
         died = was_alive & ~self.alive
         records = []
@@ -407,6 +444,7 @@ class Runner:
         if isinstance(event, Switch):
             here.task, here.clock = event.task, here.clock.switched(event.task.index)
             here.state = self.changes.switched(here.state, event.task, here.clock)
+            here.trained, here.source_since = False, position
         elif isinstance(event, Evaluate):
             records = self._evaluate(event, position)
         elif isinstance(event, Probe):
@@ -420,17 +458,21 @@ class Runner:
             if event.name in self._read_after[position]:
                 here.bank[event.name] = self.programs.copy(living.networks)
         elif isinstance(event, Branch):
-            self._standings.append(self._begin_branch(here))
+            self._standings.append(self._begin_branch(here, position))
         elif isinstance(event, Rejoin):
             self._standings.pop()
             self.branch_ledger.add(here.ledger, since=self.here.ledger)
         self.here.bank = {name: kept for name, kept in self.here.bank.items() if name in self._read_after[position]}
         return records, saves
 
-    def _begin_branch(self, parent: Standing) -> Standing:
+    def _begin_branch(self, parent: Standing, position: int) -> Standing:
         """A standing of its own where the parent stands; training in it leaves the parent's arrays alone."""
         return replace(
-            parent, state=self.programs.copy(parent.state), ledger=parent.ledger.copy(), bank=dict(parent.bank)
+            parent,
+            state=self.programs.copy(parent.state),
+            ledger=parent.ledger.copy(),
+            bank=dict(parent.bank),
+            source_since=position,
         )
 
     def _intervene(self, event: Intervene, number: int) -> None:
@@ -438,22 +480,28 @@ class Runner:
         task = event.on or here.task or self.tasks[0]
         read = {name: here.bank[name] for name in event.intervention.saves}
         here.ledger.forward += self.tracer.intervention_flops(event, task, here.state.learner, read)
-        here.state = self.changes.intervened(here.state, event, task, number, here.alive, read)
+        here.state = self.changes.intervened(
+            here.state, event, task, number, here.alive, read, here.clock, here.trained
+        )
 
     def _evaluate(self, event: Evaluate, position: int) -> list[Record]:
-        readings = self.measurer.evaluate(event, self.changes.living(self.state, self.alive))
-        self.ledger.forward += sum(reading.flops for reading in readings)
+        readings = self.measurer.evaluate(event, self.changes.living(self.state, self.alive), self.clock.update)
+        split = event.split if isinstance(event.task, Task) else ""
+        for reading in readings:
+            self.ledger.forward += reading.flops
         return [
-            self._record(lane, event.task, position, reading.metric, reading.values[lane], split=event.split)
+            self._record(lane, event.task, position, reading.metric, reading.values[lane], split=split)
             for lane in range(len(self.names))
             for reading in readings
         ]
 
     def _probe(self, event: Probe, position: int) -> list[Record]:
         records: list[Record] = []
-        for reading in self.measurer.probe(
-            event, self.changes.living(self.state, self.alive), self.clock.update, self.here.bank
-        ):
+        living, experience = self.changes.living(self.state, self.alive), None
+        if not isinstance(event.task, Task):
+            assert event.samples is not None, "checked before"
+            experience = self.changes.experience(event.task, self.state.source, self.clock, event.samples)
+        for reading in self.measurer.probe(event, living, self.clock.update, self.here.bank, experience):
             self.ledger.probe += reading.flops
             records += [
                 self._record(

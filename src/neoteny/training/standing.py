@@ -10,42 +10,62 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from neoteny.lab.rings import RingRows
 from neoteny.networks.network import Network
-from neoteny.tasks.streams import Task
+from neoteny.tasks.sources import Ring
 from neoteny.training.clock import Clock
 from neoteny.training.ledger import Ledger
+from neoteny.training.placing import AnyTask
 from neoteny.training.programs import Bank, PackState
 
 
 class Outline(NamedTuple):
-    """Shapes and types of a standing: the state, the bank of saves to be read later, and the task begun last."""
+    """Shapes and types of a standing: the state, the bank of saves to be read later, and the task begun last.
+
+    trained: whether anything was trained since. source_since: the step that last gave the source a state of its own.
+    """
 
     state: PackState
     bank: Bank
-    task: Task | None
+    task: AnyTask | None
+    trained: bool = False
+    source_since: int = 0
 
 
 @dataclass
 class Standing:
     """All that the next event depends on, and what it has cost so far.
 
-    bank: saves that a later event reads. task: the one begun last. alive: lanes that are (still) finite.
+    bank: saves that a later event reads. task: the one begun last, and `trained` whether anything was trained since.
+    source_since: the step that last gave the source a state of its own. alive: lanes that are (still) finite.
     """
 
     state: PackState
     clock: Clock
     ledger: Ledger
     alive: np.ndarray
-    task: Task | None = None
+    task: AnyTask | None = None
     bank: dict[str, dict[str, Network]] = field(default_factory=dict)
+    trained: bool = False
+    source_since: int = 0
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Everything needed to go on, as arrays by path."""
-        stored = {**arrays_of(self.state, "state"), **arrays_of(self.bank, "bank")}
+    def arrays(self, *, rings: bool = True) -> dict[str, np.ndarray]:
+        """Everything needed to go on, as arrays by path; the rows of rings only if `rings`."""
+        state = self.state if rings else self.state._replace(source=_without_rows(self.state.source))
+        stored = {**arrays_of(state, "state"), **arrays_of(self.bank, "bank")}
         stored.update({f"ledger.{name}": account for name, account in self.ledger.arrays().items()})
         stored.update({f"clock.{name}": np.asarray(value) for name, value in self.clock._asdict().items()})
         stored["alive"] = self.alive
         return stored
+
+    def rings(self, prefix: str) -> list[RingRows]:
+        """The rings of the source, whose rows are stored apart."""
+        found = jax.tree_util.tree_leaves_with_path(self.state.source, is_leaf=_is_ring)
+        return [
+            _ring_rows(f"{prefix}state.source{jax.tree_util.keystr(path)}", ring, self.source_since)
+            for path, ring in found
+            if _is_ring(ring)
+        ]
 
     @classmethod
     def from_arrays(cls, outline: Outline, stored: Mapping[str, np.ndarray], prefix: str = "") -> Standing:
@@ -60,8 +80,30 @@ class Standing:
             ledger=ledger,
             alive=stored[f"{prefix}alive"].copy(),
             task=outline.task,
+            trained=outline.trained,
+            source_since=outline.source_since,
             bank=from_arrays(dict(outline.bank), stored, f"{prefix}bank"),
         )
+
+
+def _is_ring(node: Any) -> bool:
+    return isinstance(node, Ring)
+
+
+def _without_rows(source: Any) -> Any:
+    return jax.tree.map(lambda node: node._replace(rows=()) if _is_ring(node) else node, source, is_leaf=_is_ring)
+
+
+def _ring_rows(name: str, ring: Ring, since: int) -> RingRows:
+    """A ring as the store sees it; every leaf (lanes, capacity, ...)."""
+    paths, leaves = paths_of(ring.rows), jax.tree.leaves(ring.rows)
+    capacity = leaves[0].shape[1]
+
+    def read(start: int, stop: int) -> dict[str, np.ndarray]:
+        places = np.arange(start, stop) % capacity
+        return {path: np.asarray(leaf[:, places]) for path, leaf in zip(paths, leaves, strict=True)}
+
+    return RingRows(f"{name}.rows", since, capacity, int(np.asarray(ring.written)[0]), read)
 
 
 def _is_leaf(leaf: Any) -> bool:

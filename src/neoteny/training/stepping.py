@@ -44,59 +44,65 @@ class Stepper:
     def chunk(
         self,
         state: PackState,
-        task: TaskArrays,
+        task: TaskArrays | None,
         clock: Clock,
         steps: int,
         alive: np.ndarray,
         *,
-        transform: Transform,
+        transform: Any,
         until: Reached | None,
-    ) -> tuple[PackState, int]:
+    ) -> tuple[PackState, int, int]:
         """What `Programs.chunk` does: at most `steps` updates; with `until`, none once every living lane is held."""
-        lanes = range(len(self._lanes))
+        lanes, after = range(len(self._lanes)), clock
         if until is None:
             for lane in lanes:
-                state, _ = self._lane(state, lane, task, clock, steps, transform, None)
-            return state, steps
-        ran = {}
+                state, _, after = self._lane(state, lane, task, clock, steps, transform, None)
+            return state, steps, int(after.env_step - clock.env_step)
+        ran, clocks = {}, {}
         for lane in filter(alive.__getitem__, lanes):
-            state, ran[lane] = self._lane(state, lane, task, clock, steps, transform, until)
+            state, ran[lane], clocks[lane] = self._lane(state, lane, task, clock, steps, transform, until)
         # The clock is shared: it goes as far as the lane that took longest, and all others go along.
         longest = max(ran.values(), default=0)
+        after = next((clocks[lane] for lane in ran if ran[lane] == longest), clock)
         for lane in lanes:
             if alive[lane]:
-                state = self._follow(state, lane, task, clock, ran[lane], longest, transform)
+                state = self._follow(state, lane, task, clocks[lane], longest - ran[lane], transform)
             else:
-                state, _ = self._lane(state, lane, task, clock, longest, transform, until, to_the_end=True)
-        return state, longest
+                state, _, _ = self._lane(state, lane, task, clock, longest, transform, until, to_the_end=True)
+        return state, longest, int(after.env_step - clock.env_step)
 
     def _lane(
         self,
         state: PackState,
         lane: int,
-        task: TaskArrays,
+        task: TaskArrays | None,
         clock: Clock,
         steps: int,
-        transform: Transform,
+        transform: Any,
         until: Reached | None,
         to_the_end: bool = False,
-    ) -> tuple[PackState, int]:
-        """The state after at most `steps` updates of a lane, until it is held; and how many they were."""
+    ) -> tuple[PackState, int, Clock]:
+        """The state after at most `steps` updates of a lane, until it is held; how many they were, and the clock."""
         values, seed = self._lanes[lane]
         one, done = self._programs.lane(state, np.int32(lane)), 0
         while done < steps and (until is None or to_the_end or not one.held):
-            one = self._programs.step(one, values, seed, task, clock, transform=transform, until=until)
-            clock, done = clock.tick(), done + 1
-        return self._programs.put(state, one, np.int32(lane)), done
+            one, cost = self._programs.step(one, values, seed, task, clock, transform=transform, until=until)
+            clock, done = self._ticked(clock, cost, transform), done + 1
+        return self._programs.put(state, one, np.int32(lane)), done, clock
 
     def _follow(
-        self, state: PackState, lane: int, task: TaskArrays, clock: Clock, ran: int, longest: int, transform: Transform
+        self, state: PackState, lane: int, task: TaskArrays | None, clock: Clock, updates: int, transform: Any
     ) -> PackState:
-        if ran == longest:
+        """The state after so many more updates of the other lanes."""
+        if updates == 0:
             return state
-        _, seed = self._lanes[lane]
-        one, clock = self._programs.lane(state, np.int32(lane)), clock.advanced(ran)
-        for _ in range(longest - ran):
-            one = self._programs.follow(one, seed, task, clock, transform=transform)
-            clock = clock.tick()
+        values, seed = self._lanes[lane]
+        one = self._programs.lane(state, np.int32(lane))
+        for _ in range(updates):
+            one, cost = self._programs.follow(one, values, seed, task, clock, transform=transform)
+            clock = self._ticked(clock, cost, transform)
         return self._programs.put(state, one, np.int32(lane))
+
+    def _ticked(self, clock: Clock, cost: Any, transform: Any) -> Clock:
+        # Data cost no environment steps; asking for the number would wait for the update.
+        return clock.tick() if isinstance(transform, Transform) else clock.tick(np.asarray(cost))

@@ -7,14 +7,15 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 
 from neoteny.learners.learner import attach, detach
 from neoteny.probes.measurement import ViewProbe
-from neoteny.tasks.sources import Minibatch
 from neoteny.tasks.streams import Task
+from neoteny.training.clock import Clock
 from neoteny.training.events import Intervene, Probe
 from neoteny.training.ledger import count_flops, runs_convolution
-from neoteny.training.placing import PlacedData
+from neoteny.training.placing import AnyTask, PlacedData, alike, shown
 from neoteny.training.programs import Bank, Lanes, PackState, Programs
 
 
@@ -41,7 +42,7 @@ class Tracer:
     `learner` is the pack's learner states, or their shapes; an intervention may have changed their structure.
     """
 
-    def __init__(self, programs: Programs, lanes: Lanes, source: Minibatch, data: PlacedData, first_task: Task):
+    def __init__(self, programs: Programs, lanes: Lanes, source: Any, data: PlacedData, first_task: AnyTask):
         self.first_task = first_task
         self._programs, self._lanes, self._source, self._data = programs, lanes, source, data
         self.values = {name: column[0] for name, column in lanes.values.items()}
@@ -52,30 +53,43 @@ class Tracer:
         """The shapes of the pack's state before the first task."""
         return jax.eval_shape(self._programs.init, self._lanes)
 
-    def _once(self, what: Hashable, task: Task, learner: Any, compute: Callable[[Any, Any], Any]) -> Any:
+    def _once(self, what: Hashable, task: AnyTask, learner: Any, compute: Callable[[Any, Any], Any]) -> Any:
         """compute(shapes, static) of one lane, once for each structure of the state and shape of the data."""
         shapes, static = one_lane(learner)
-        place = (
-            what,
-            signature(learner),
-            task.transform,
-            task.data.inputs.shape,
-            task.data.targets.shape,
-            task.data.classes,
-        )
+        place = (what, signature(learner), alike(task))
         if place not in self._found:
             self._found[place] = compute(shapes, static)
         return self._found[place]
 
-    def batch_shape(self, task: Task, size: int) -> Any:
-        """The shapes of a batch of `size`."""
-        return jax.eval_shape(
-            lambda seed, data: self._programs.batch_lane(seed, data, task.transform, size),
-            self.seed,
-            self._data.data(task),
-        )
+    def batch_shape(self, task: AnyTask, size: int) -> Any:
+        """The shapes of a batch of `size`; from an environment, of experience to look at."""
+        if isinstance(task, Task):
+            return jax.eval_shape(
+                lambda seed, data: self._programs.batch_lane(seed, data, task.transform, size),
+                self.seed,
+                self._data.data(task),
+            )
 
-    def metric_names(self, task: Task, learner: Any) -> tuple[str, ...]:
+        def sample(key, clock):
+            state = self._source.init(shown(task), key)
+            return self._source.sample(state, shown(task), clock, key, size)
+
+        return jax.eval_shape(sample, jax.random.key(0), Clock.start())
+
+    def acting_flops(self, task: AnyTask, learner: Any) -> float:
+        """Operations of one lane's policy in one step of one environment; 0 for data."""
+        if isinstance(task, Task):
+            return 0.0
+
+        def act(state, values, batch):
+            acting = self._programs.learner(values).act
+            if acting is None:
+                raise ValueError("this learner gives no actions, so it cannot be trained in an environment")
+            return acting(state, batch.inputs, jax.random.key(0))
+
+        return self.flops("act", act, task, 1, learner)
+
+    def metric_names(self, task: AnyTask, learner: Any) -> tuple[str, ...]:
         """Names of the training metrics an update gives."""
 
         def find(shapes: Any, static: Any) -> tuple[str, ...]:
@@ -83,7 +97,7 @@ class Tracer:
 
         return self._once("metrics", task, learner, find)
 
-    def update_flops(self, task: Task, learner: Any) -> float:
+    def update_flops(self, task: AnyTask, learner: Any) -> float:
         """Operations of one update of one lane."""
 
         def count(shapes: Any, static: Any) -> float:
@@ -91,7 +105,7 @@ class Tracer:
 
         return self._once("update", task, learner, count)
 
-    def lane_by_lane(self, task: Task, learner: Any) -> bool:
+    def lane_by_lane(self, task: AnyTask, learner: Any) -> bool:
         """Whether lanes are computed one after another and updates outside loops: on a CPU, where XLA's convolution is
         an order of magnitude slower inside a loop, and slower again with weights that differ by lane.
         """
@@ -102,8 +116,17 @@ class Tracer:
 
         return platform == "cpu" and self._once("convolves", task, learner, find)
 
-    def _training_batch(self, task: Task) -> Any:
-        return self.batch_shape(task, self._source.batch_size)
+    def _training_batch(self, task: AnyTask) -> Any:
+        if isinstance(task, Task):
+            return self.batch_shape(task, self._source.batch_size)
+
+        def step(key, clock):
+            def act(observations, key):
+                return jnp.zeros(observations.shape[0], jnp.int32)
+
+            return self._source.next(self._source.init(shown(task), key), shown(task), act, clock, key)[1]
+
+        return jax.eval_shape(step, jax.random.key(0), Clock.start())
 
     def _update(self, static: Any) -> Callable:
         def update(dynamic, batch):
@@ -113,7 +136,7 @@ class Tracer:
 
         return update
 
-    def flops(self, what: Hashable, function: Callable, task: Task, size: int, subject: Any) -> float:
+    def flops(self, what: Hashable, function: Callable, task: AnyTask, size: int, subject: Any) -> float:
         """Operations of function(subject, values, batch) for one lane and a batch of `size`; `what` names it.
 
         subject: the learner states, or a tree that holds them.
@@ -129,11 +152,11 @@ class Tracer:
 
         return self._once((what, size), task, subject, count)
 
-    def view_probe_flops(self, probe: ViewProbe, task: Task, size: int, learner: Any, saved: Bank) -> float:
+    def view_probe_flops(self, probe: ViewProbe, task: AnyTask, size: int, learner: Any, saved: Bank) -> float:
         """Operations of a view probe on one lane and `size` rows."""
         return self.flops(probe, self._view_probe(probe), task, size, (learner, dict(saved)))
 
-    def intervention_flops(self, event: Intervene, task: Task, learner: Any, saved: Bank) -> float:
+    def intervention_flops(self, event: Intervene, task: AnyTask, learner: Any, saved: Bank) -> float:
         """Operations of an intervention on one lane, with what it looks at."""
 
         def lane(subject, values, batch):
@@ -143,7 +166,7 @@ class Tracer:
             )
             return eqx.filter(changed, eqx.is_array)
 
-        rows = min(event.samples, len(task.rows("train")))
+        rows = min(event.samples, len(task.rows("train"))) if isinstance(task, Task) else event.samples
         return self.flops((event.intervention, event.when), lane, task, rows, (learner, dict(saved)))
 
     def _view_probe(self, probe: ViewProbe) -> Callable:
@@ -153,7 +176,7 @@ class Tracer:
 
         return lane
 
-    def stage_names(self, task: Task, learner: Any) -> tuple[str, ...]:
+    def stage_names(self, task: AnyTask, learner: Any) -> tuple[str, ...]:
         """The network's stages, in its order."""
 
         def find(shapes: Any, static: Any) -> tuple[str, ...]:
@@ -169,9 +192,9 @@ class Tracer:
 
         return self._once("stages", task, learner, find)
 
-    def check_outputs(self, task: Task, learner: Any) -> None:
-        """ValueError if the network has fewer outputs than the task has classes."""
-        classes = task.data.classes
+    def check_outputs(self, task: AnyTask, learner: Any) -> None:
+        """ValueError if the network has fewer outputs than the task has classes or actions."""
+        classes = task.data.classes if isinstance(task, Task) else task.specification.actions
         if classes is None:
             return
 
@@ -186,12 +209,16 @@ class Tracer:
 
         outputs = self._once("outputs", task, learner, find)
         if outputs < classes:
-            raise ValueError(f"the network has {outputs} outputs and {task.data.name} has {classes} classes")
+            name, what = (task.data.name, "classes") if isinstance(task, Task) else (task.name, "actions")
+            raise ValueError(f"the network has {outputs} outputs and {name} has {classes} {what}")
 
     def check_probes(self, event: Probe, learner: Any, bank: Bank) -> None:
         """Trace the view probes, so that one that does not fit fails before anything is computed."""
         task = event.task
-        rows = min(len(task.rows(event.split)), event.samples or len(task.rows(event.split)))
+        rows = event.samples
+        if isinstance(task, Task):
+            rows = min(len(task.rows(event.split)), event.samples or len(task.rows(event.split)))
+        assert rows is not None, "in an environment, samples is checked before"
         for probe in event.probes:
             if isinstance(probe, ViewProbe):
                 lane = self._view_probe(probe)
@@ -218,7 +245,7 @@ class Tracer:
         def everything(values, seed, dynamic, batch):
             state = eqx.combine(dynamic, static)
             learner = self._programs.learner(values)
-            switched = learner.switch(attach(state, learner), jax.numpy.int32(0), None, jax.random.key(0))
+            switched = learner.switch(attach(state, learner), jnp.int32(0), None, jax.random.key(0))
             computed = (
                 self._programs.init_lane(values, seed),
                 self._programs.update_lane(state, batch, values, seed, 0, 0),
