@@ -94,14 +94,25 @@ def _without_rows(source: Any) -> Any:
     return jax.tree.map(lambda node: node._replace(rows=()) if _is_ring(node) else node, source, is_leaf=_is_ring)
 
 
+def _fetched(leaf: jax.Array, rows: slice) -> np.ndarray:
+    """Rows (lanes, rows, ...) on the host; from an accelerator only these are fetched."""
+    on_host = all(device.platform == "cpu" for device in leaf.devices())
+    return np.asarray(leaf)[:, rows] if on_host else np.asarray(leaf[:, rows])
+
+
 def _ring_rows(name: str, ring: Ring, since: int) -> RingRows:
     """A ring as the store sees it; every leaf (lanes, capacity, ...)."""
     paths, leaves = paths_of(ring.rows), jax.tree.leaves(ring.rows)
     capacity = leaves[0].shape[1]
 
     def read(start: int, stop: int) -> dict[str, np.ndarray]:
-        places = np.arange(start, stop) % capacity
-        return {path: np.asarray(leaf[:, places]) for path, leaf in zip(paths, leaves, strict=True)}
+        # At most once round: one stretch of places, or the end and the beginning.
+        first, last = start % capacity, start % capacity + stop - start
+        stretches = [slice(first, min(last, capacity)), slice(0, max(0, last - capacity))]
+        return {
+            path: np.concatenate([_fetched(leaf, stretch) for stretch in stretches], axis=1)
+            for path, leaf in zip(paths, leaves, strict=True)
+        }
 
     return RingRows(f"{name}.rows", since, capacity, int(np.asarray(ring.written)[0]), read)
 
