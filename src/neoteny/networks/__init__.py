@@ -52,10 +52,14 @@ from neoteny.networks.network import (
     trainable_spec,
 )
 from neoteny.networks.normalization import BatchNorm, GroupNorm, LayerNorm, Norm, Normalizer
+from neoteny.networks.points import Point
+from neoteny.networks.resnet import PaddedShortcut, Residual, ResNet, Shortcut, resnet
+from neoteny.networks.vgg import VGG, vgg
 
 __all__ = [
     "CNN",
     "MLP",
+    "VGG",
     "Activation",
     "ActivationFunction",
     "AveragePool2d",
@@ -78,9 +82,14 @@ __all__ = [
     "Network",
     "Norm",
     "Normalizer",
+    "PaddedShortcut",
     "Padding",
     "Pass",
     "PerExample",
+    "Point",
+    "ResNet",
+    "Residual",
+    "Shortcut",
     "Statistic",
     "as_network",
     "check_maker",
@@ -101,6 +110,7 @@ __all__ = [
     "orthogonal",
     "output_size",
     "relu",
+    "resnet",
     "silu",
     "spatial_size",
     "split_trainable",
@@ -108,5 +118,6 @@ __all__ = [
     "torch_uniform",
     "trainable_spec",
     "use_head",
+    "vgg",
     "zeros",
 ]

@@ -439,10 +439,7 @@ def swap_script(config: Config, tasks: tuple[Task, ...]) -> tuple[Event, ...]:
         Probe(SWAPS, on=one, split="test"),
         Probe(_layers(config, ACCURACY), on=one),
         Fork(
-            {
-                f"E2T1 {cut}": (Intervene(Splice("task2", "task1", cut)),)
-                for cut in range(1, len(stages) + 1)
-            },
+            {f"E2T1 {cut}": (Intervene(Splice("task2", "task1", cut)),) for cut in range(1, len(stages) + 1)},
             then=(last, Probe(_layers(config, ACCURACY, stages=stages[-1:]), on=two)),
         ),
     )
@@ -544,7 +541,10 @@ def swap_axes(preset: str) -> dict | list[dict]:
         return {**SMOKE, "ood": ("none",), "depth": (3, 4)}
     if preset == "paper":
         vgg = {**WHOLE, **VGG, "ood": ("none",)}
-        return [{**vgg, "network": ("vgg19", "vgg16", "vgg11")}, {**WHOLE, **MLP, "ood": ("none",), "depth": (4, 6, 12)}]
+        return [
+            {**vgg, "network": ("vgg19", "vgg16", "vgg11")},
+            {**WHOLE, **MLP, "ood": ("none",), "depth": (4, 6, 12)},
+        ]
     return {"depth": (10, 6, 5, 4), "ood": ("none",), "epochs": (40,), "seed": FIVE}
 
 
@@ -738,7 +738,9 @@ def _tunnel_exists(frame: pl.DataFrame) -> Verdict:
         runs,
         claimed,
         [
-            _reported(f"tunnel length at rho {rho:g}", runs.measured(functools.partial(_Run.percent, rho=rho)), Above(25.0))
+            _reported(
+                f"tunnel length at rho {rho:g}", runs.measured(functools.partial(_Run.percent, rho=rho)), Above(25.0)
+            )
             for rho in RHOS
             if rho != RHO
         ]
@@ -869,7 +871,9 @@ def _transfer_drops(frame: pl.DataFrame) -> Verdict:
         runs,
         [
             _part("accuracy out of distribution, layer K less last (points)", runs.measured(drop), Above(0.0)),
-            _part("Spearman of rank and accuracy out of distribution in the tunnel", runs.measured(together), Above(0.0)),
+            _part(
+                "Spearman of rank and accuracy out of distribution in the tunnel", runs.measured(together), Above(0.0)
+            ),
         ],
         [
             _reported("accuracy out of distribution kept at the last layer (%)", runs.measured(retained), Below(100.0)),
@@ -959,9 +963,17 @@ def _resets_hurt(frame: pl.DataFrame) -> Verdict:
         runs,
         [
             _part("relative weight change, tunnel / extractor", runs.measured(ratio), Below(1.0)),
-            _part("accuracy lost when the tunnel is reset (points)", runs.measured(lambda r: drop(r, "last")), Above(10.0)),
+            _part(
+                "accuracy lost when the tunnel is reset (points)", runs.measured(lambda r: drop(r, "last")), Above(10.0)
+            ),
         ],
-        [_reported("lost when as many first layers are reset (points)", runs.measured(lambda r: drop(r, "first")), Above(10.0))],
+        [
+            _reported(
+                "lost when as many first layers are reset (points)",
+                runs.measured(lambda r: drop(r, "first")),
+                Above(10.0),
+            )
+        ],
     )
 
 
@@ -1022,7 +1034,13 @@ def _probe_recovers(frame: pl.DataFrame) -> Verdict:
         return unfit
     return _told(
         runs,
-        [_part("accuracy on task 1, E2 (FT) less E2T1 (FT) (points)", _difference(runs, "E2 (FT)", "E2T1 (FT)", 0), Above(0.0))],
+        [
+            _part(
+                "accuracy on task 1, E2 (FT) less E2T1 (FT) (points)",
+                _difference(runs, "E2 (FT)", "E2T1 (FT)", 0),
+                Above(0.0),
+            )
+        ],
         [_reported("E2T1 (FT) less E2T1 as it is", _difference(runs, "E2T1 (FT)", "E2T1", 0), Above(0.0))],
     )
 
@@ -1189,7 +1207,9 @@ def _by_layer(runs: Sequence[_Run], curves: Mapping[str, Callable[[_Run], np.nda
     )
 
 
-def _layer_figure(runs: Sequence[_Run], curves: Mapping[str, Callable[[_Run], np.ndarray]], **labelled: Any) -> Figure | None:
+def _layer_figure(
+    runs: Sequence[_Run], curves: Mapping[str, Callable[[_Run], np.ndarray]], **labelled: Any
+) -> Figure | None:
     """A panel for each network, its mean K as a vertical line."""
     from neoteny.report.figures import curves as draw
     from neoteny.report.figures import settings
@@ -1255,8 +1275,8 @@ def _change_figure(frame: pl.DataFrame) -> Figure | None:
 
 def _reset_figure(frame: pl.DataFrame) -> Figure | None:
     def resets(which: str) -> Callable[[_Run], np.ndarray]:
-        return lambda run: 100 * np.array(
-            [run.value("reset_accuracy", f"{which}:{m}") for m in range(1, run.layers + 1)]
+        return lambda run: (
+            100 * np.array([run.value("reset_accuracy", f"{which}:{m}") for m in range(1, run.layers + 1)])
         )
 
     from neoteny.report.figures import curves, settings
