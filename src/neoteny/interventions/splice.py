@@ -1,8 +1,8 @@
 """Splice: the first layers of one network and the rest of another (Masarczyk et al., arXiv:2305.19753, section 4).
 
 A network is stages, the last of which is the head. Cut after stage K (counted from 1), stages 1 to K are the
-*extractor*, the stages from K + 1 up to the head are the *tunnel*. The parts come from saves of one lane; whatever a stage holds
-comes with it, running moments of batch norm too.
+*extractor*, the stages from K + 1 up to the head are the *tunnel*. The parts come from saves of one lane; whatever a
+stage holds comes with it, running moments of batch norm too.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Masarczyk, Ostaszewski, Imani, Pascanu, Milos and Trzcinski: The tunnel effect: building data representations in deep
 neural networks, NeurIPS 2023 (arXiv:2305.19753). The first K layers of a trained, over-parameterised network (the
 extractor) build linearly separable features; the others (the tunnel) add almost no accuracy, compress the features to
-about as many dimensions as there are classes, and hurt transfer. K is the first layer whose linear probe reaches 95 % of
-the network's own test accuracy.
+about as many dimensions as there are classes, and hurt transfer. K is the first layer whose linear probe reaches 95 %
+of the network's own test accuracy.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Config:
 
 
 PRESETS = {
-    "smoke": "8x8 digits, width 32, 2 epochs, one seed: seconds, to see that everything works; its numbers mean nothing",
+    "smoke": "8x8 digits, width 32, 2 epochs, one seed: seconds, to see that all works; its numbers mean nothing",
     "quick": "MLPs of width 512 on 10,000 images of CIFAR-10, 5 seeds: about 40 minutes on two CPU cores",
     "paper": "MLPs of width 1024, VGG-19 and ResNet-34 on the whole of CIFAR-10 and CIFAR-100, 3 seeds, for a GPU",
 }
@@ -295,7 +295,7 @@ def _accuracy_of(network: Network, batch: Any) -> jax.Array:
 
 
 def reset_accuracy(view, batch, key, saved) -> dict[str, jax.Array]:
-    """Accuracy with so many layers as they were before training: the last ones ("last:m") or the first ones ("first:m").
+    """Accuracy with so many layers as they were before training: the last ("last:m") or the first ("first:m").
 
     The head is kept. m counts from 0, none, to all hidden layers.
     """
@@ -1101,7 +1101,8 @@ CLAIMS = (
     Claim(
         "TUN-1",
         "A tunnel exists in deep MLPs: it takes more than 25 % of the layers of the deepest",
-        "layers after about the fifth of an MLP-12 (second-hand). Against it: no tunnel in VGGm-11 without early max-pools "
+        "layers after about the fifth of an MLP-12 (second-hand). Against it: no tunnel in VGGm-11 without early "
+        "max-pools "
         "(Harun et al. 2024)",
         _tunnel_exists,
     ),
@@ -1113,7 +1114,8 @@ CLAIMS = (
     ),
     Claim(
         "TUN-3",
-        "The rank collapses in the tunnel to about the number of classes: at most 3 times, and below the rank of layer K",
+        "The rank collapses in the tunnel to about the number of classes: at most 3 times, and below the rank of "
+        "layer K",
         "to about 10 for MLP and VGG (second-hand). Against it: ResNet-34 keeps a higher rank",
         _rank_collapses,
     ),
@@ -1126,7 +1128,8 @@ CLAIMS = (
     Claim(
         "TUN-5",
         "Accuracy out of distribution falls inside the tunnel, and follows the rank there",
-        "highest just before the tunnel. Harun et al. 2024 agree in direction; it depends on resolution and augmentation",
+        "highest just before the tunnel. Harun et al. 2024 agree in direction; it depends on resolution and "
+        "augmentation",
         _transfer_drops,
     ),
     Claim(
@@ -1155,7 +1158,8 @@ CLAIMS = (
     ),
     Claim(
         "TUN-10",
-        "The second extractor alone, with a new probe, recovers task 1 better than with the first tunnel and a new probe",
+        "The second extractor alone, with a new probe, recovers task 1 better than with the first tunnel and a new "
+        "probe",
         "E2 (FT) above E2T1 (FT) (second-hand). Against it: below by 5 to 6 points (Harun et al. 2024)",
         _probe_recovers,
     ),
@@ -1452,7 +1456,8 @@ FIGURES = (
     StudyFigure(
         "resets",
         "Layers put back to their initialisation",
-        "Test accuracy without any further training when the last, or the first, so many layers are as they were before "
+        "Test accuracy without any further training when the last, or the first, so many layers are as they were "
+        "before "
         "training; the head is kept.",
         _reset_figure,
     ),
@@ -1471,8 +1476,10 @@ FIGURES = (
     StudyFigure(
         "swaps",
         "Extractors and tunnels of two tasks exchanged",
-        "E1T2 is the extractor after task 1 with the tunnel after task 2, cut after the K that was measured after task 1; "
-        "each task is answered by its own head. FT: a linear probe trained on that task on frozen features, of the whole "
+        "E1T2 is the extractor after task 1 with the tunnel after task 2, cut after the K that was measured after "
+        "task 1; "
+        "each task is answered by its own head. FT: a linear probe trained on that task on frozen features, of the "
+        "whole "
         "network (E2T1) or of the extractor alone (E2). Networks without a tunnel after task 1 are not here.",
         _swap_figure,
     ),
@@ -1522,10 +1529,12 @@ STUDY = Study(
     figures=FIGURES,
     presets=PRESETS,
     notes=(
-        "No table of the paper was at hand: what it says is second-hand, from reading notes and re-implementations, and the "
+        "No table of the paper was at hand: what it says is second-hand, from reading notes and "
+        "re-implementations, and the "
         "thresholds of the verdicts are this study's, set before anything was run.",
         f"Runs whose training accuracy is below {CONVERGED} are left out of the claims, not of the figures.",
-        "The linear probe's optimiser is a choice of this library (docs/probes.md); no epoch is chosen by the test images.",
+        "The linear probe's optimiser is a choice of this library (docs/probes.md); no epoch is chosen by the test "
+        "images.",
         "K is the last layer of the extractor, counted from 1; layers are the outputs of hidden stages.",
     ),
     summary=summary,

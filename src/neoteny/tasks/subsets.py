@@ -24,9 +24,10 @@ def subset(
 ) -> Arrays:
     """Some classes of a data set, renumbered 0 to k-1 in the order given, and at most so many rows of each split.
 
-    classes: class numbers (None: all). train, test: rows of these splits in all, the same number of each class, the first
-    of each class in the split's own (random) order; None keeps all rows. Other splits keep theirs. The arrays are copies
-    that hold the chosen rows alone. UsageError if a class has too few rows, or the rows cannot be shared out evenly.
+    classes: class numbers (None: all). train, test: rows of these splits in all, the same number of each class, the
+    first of each class in the split's own (random) order; None keeps all rows. Other splits keep theirs. The arrays are
+    copies that hold the chosen rows alone. UsageError if a class has too few rows, or the rows cannot be shared out
+    evenly.
     """
     if data.classes is None:
         raise UsageError(
@@ -89,8 +90,9 @@ def _name(data: Arrays, chosen: tuple[int, ...], asked: dict[str, int | None]) -
 def as_shape(data: Arrays, shape: Sequence[int]) -> Arrays:
     """The same images at another height, width and number of channels: for one network on several data sets.
 
-    Larger images are cropped to a multiple of the size asked for, about their centre, and averaged over squares; smaller
-    ones are padded with zeros. One channel is repeated; several cannot become fewer. Unchanged if the shape is the same.
+    Larger images are cropped to a multiple of the size asked for, about their centre, and averaged over squares;
+    smaller ones are padded with zeros. One channel is repeated; several cannot become fewer. Unchanged if the shape is
+    the same.
     """
     if tuple(data.input_shape) == tuple(shape):
         return data
