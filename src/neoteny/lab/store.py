@@ -112,10 +112,10 @@ def locked(folder: Path) -> Iterator[None]:
                 if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                     raise _write_error(path, error) from error
         with contextlib.suppress(OSError):
-            # Who holds it, for the message above; a full disk must not stop a run for that.
+            # Who holds it, for the message above; a full disk must not stop a run for that. Not through the file's
+            # buffer, which would be written once more, and fail once more, when the file is closed.
             file.truncate(0)
-            file.write(f"pid {os.getpid()}\n")
-            file.flush()
+            os.write(file.fileno(), f"pid {os.getpid()}\n".encode())
         yield
 
 
