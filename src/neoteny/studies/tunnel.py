@@ -485,7 +485,7 @@ def depth_axes(preset: str) -> dict | list[dict]:
             {**WHOLE, **MLP, "depth": (6, 8, 10)},
             {**WHOLE, **MLP, "depth": (12,), "controls": (True,)},
         ]
-    quick = {"epochs": (60,), "seed": FIVE}
+    quick = {"epochs": (70,), "seed": FIVE}
     return [{**quick, "depth": (12,), "controls": (True,)}, {**quick, "depth": (10, 8, 6)}]
 
 
@@ -495,7 +495,7 @@ def width_axes(preset: str) -> dict | list[dict]:
         return {**SMOKE, "width": (16,)}
     if preset == "paper":
         return [{**WHOLE, **MLP, "width": (256, 2048)}, {**WHOLE, **VGG, "factor": (0.25, 2.0)}]
-    return {"width": (128,), "epochs": (60,), "seed": FIVE}
+    return {"width": (128,), "epochs": (70,), "seed": FIVE}
 
 
 def families_axes(preset: str) -> list[dict]:
@@ -545,7 +545,7 @@ def swap_axes(preset: str) -> dict | list[dict]:
             {**vgg, "network": ("vgg19", "vgg16", "vgg11")},
             {**WHOLE, **MLP, "ood": ("none",), "depth": (4, 6, 12)},
         ]
-    return {"depth": (10, 6, 5, 4), "ood": ("none",), "epochs": (40,), "seed": FIVE}
+    return {"depth": (10, 6, 4), "ood": ("none",), "epochs": (40,), "seed": FIVE}
 
 
 depth = Experiment("depth", Config, depth_axes, stream, learner, depth_script, source)
@@ -824,7 +824,7 @@ def _half_way(ranks: Mapping[int, float]) -> float:
 
 def _collapse_is_early(frame: pl.DataFrame) -> Verdict:
     rows = frame.filter((pl.col("experiment") == "dynamics") & (pl.col("network") == "mlp"))
-    varied = [name for name in STRUCTURE if len(rows) and rows[name].n_unique() > 1]
+    varied = [name for name in (*STRUCTURE, "depth", "samples") if len(rows) and rows[name].n_unique() > 1]
     if varied:
         return not_run(f"the runs differ in {', '.join(varied)}; a claim is about one value of each")
     ranks = [_rank_by_step(run) for run in rows.partition_by("run", maintain_order=True)] if len(rows) else []
@@ -1191,7 +1191,7 @@ def _all_runs(frame: pl.DataFrame, experiment: str) -> list[_Run]:
 def _network(run: _Run) -> str:
     """What a panel is called."""
     if run.field("network") == "mlp":
-        return f"MLP-{run.field('depth')}" + (f", width {run.field('width')}" if run.field("width") != 512 else "")
+        return f"MLP-{run.field('depth')}, width {run.field('width')}"
     return f"{run.field('network')}, {run.field('data')}"
 
 
@@ -1404,12 +1404,15 @@ def _dynamics_figure(frame: pl.DataFrame) -> Figure | None:
     )
     if rows.is_empty():
         return None
+    names = {run.field("run"): _network(run) for run in map(_Run, rows.partition_by("run", maintain_order=True))}
+    rows = rows.with_columns(pl.col("run").replace_strict(names).alias("panel"))
     # on a logarithmic axis there is no 0: the untrained network stands at a half
     rows = rows.with_columns(pl.when(pl.col("step") == 0).then(0.5).otherwise(pl.col("step")).alias("update"))
     places = rows["place"].unique(maintain_order=True).to_list()
     looks = settings(rows, ("place",), {(name,): f"layer {number}" for number, name in enumerate(places, 1)})
     return curves(
-        rows, x="update", by=("place",), settings=looks, x_log=True, y_log=True,
+        rows, x="update", by=("place",), panel="panel" if len(set(names.values())) > 1 else None, settings=looks,
+        x_log=True, y_log=True, columns=2,
         x_label="updates (0 drawn at 0.5)", y_label="numerical rank",
     )  # fmt: skip
 
