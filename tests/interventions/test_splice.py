@@ -5,10 +5,12 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from intervention_states import KEY, aged_state, bits, changed, lane, maker, noisy, stacked
 from neoteny.interventions import Context, Moments, Restore, Splice, UseHead, restore, restored, splice, spliced
+from neoteny.learners import Batch, supervised
 from neoteny.learners.learner import detach
 from neoteny.networks import head_per_task
 
@@ -140,3 +142,15 @@ def test_what_does_not_fit_is_said():
         splice(state, KEY, extractor={"actor": ONE}, tunnel=None, stage=1)
     with pytest.raises(ValueError, match="one integer"):
         spliced(ONE, TWO, jnp.float32(1))
+
+
+def test_refitting_the_head_alone_moves_no_stage_by_a_bit():
+    learner = supervised(maker, optax.sgd(0.1, momentum=0.9), frozen=("hidden1", "hidden2"))
+    state = learner.init(KEY)
+    spliced_state = splice(state, KEY, extractor={"online": ONE}, tunnel={"online": TWO}, stage=1)
+    batch = Batch(X, jnp.arange(7, dtype=jnp.int32) % 3)
+    after, _ = learner.update(spliced_state, batch, KEY)
+    moved = {path for path in changed(spliced_state, after) if path.startswith(".networks")}
+    trained = {path for path in moved if "mean" not in path and "variance" not in path}
+    assert trained == {f".networks['online'].stages[2].{name}" for name in ("weight", "bias")}
+    assert set(after.optimizer["online"]) == {"head"}
