@@ -163,6 +163,7 @@ def world(**changed) -> pl.DataFrame:
             for row in light_run("classes", seed, cut, data="cifar100", classes=count, samples=1_800)
         ],
         "samples": lambda seed: light_run("samples", seed, CUT, samples=2_500),
+        "width": lambda seed: light_run("width", seed, 2, depth=12, width=128),
         "dynamics": lambda seed: dynamics_run(seed, 30.0),
         "swap": lambda seed: swap_run(seed, 10) + swap_run(seed, 6, forgot=0.2) + swap_run(seed, 3, forgot=0.9),
         **changed,

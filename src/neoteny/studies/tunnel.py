@@ -621,18 +621,21 @@ class _Run:
         trained = [self.accuracy("train", task=task, when=AFTER_TASK_1) for task in (0, 1)]
         return all(math.isnan(each) or each >= CONVERGED for each in trained[1:]) and trained[0] >= CONVERGED
 
-    def start(self, rho: float = RHO, when: int = AFTER_TASK_1):
-        """K and whether a layer fits, from the probes and the network's own test accuracy."""
-        return tunnel_start(self.curve("linear_probe", when=when), self.accuracy(when=when), rho)
+    def start(self, rho: float = RHO, branch: str = ""):
+        """K and whether a layer fits, from the probes and the network's own test accuracy, after the first task."""
+        curve = self.curve("linear_probe", branch=branch, when=AFTER_TASK_1)
+        return tunnel_start(curve, self.accuracy(when=AFTER_TASK_1), rho)
 
     @functools.cached_property
     def cut(self) -> int:
         """K at the default threshold: the last extractor layer, counted from 1."""
         return int(self.start().layer)
 
-    def percent(self, rho: float = RHO) -> float:
-        """Length of the tunnel in percent of the layers."""
-        return 100 * (self.layers - self.start(rho).layer) / self.layers
+    def percent(self, rho: float = RHO, branch: str = "") -> float:
+        """Length of the tunnel in percent of the layers; NaN if the probes of a control were not trained."""
+        if not len(self.curve("linear_probe", branch=branch, when=AFTER_TASK_1)):
+            return math.nan
+        return 100 * (self.layers - self.start(rho, branch).layer) / self.layers
 
 
 CLASSES = {"cifar100": 100}
@@ -734,18 +737,30 @@ def _tunnel_exists(frame: pl.DataFrame) -> Verdict:
         _part("share of runs with a tunnel start", runs.measured(lambda run: run.start().found), Equivalent(1.0, 1.0)),
     ]
     untrained = runs.measured(lambda run: 100 * (_last(run, "linear_probe") - _last(run, "linear_probe", "untrained")))
+    thresholds = {f"rho {rho:g}": functools.partial(_Run.percent, rho=rho) for rho in RHOS if rho != RHO}
+    probes = {text: functools.partial(_Run.percent, branch=branch) for branch, text in CONTROLS.items()}
+    beside = {text: runs.measured(measure) for text, measure in (thresholds | probes).items()}
     return _told(
         runs,
         claimed,
         [
-            _reported(
-                f"tunnel length at rho {rho:g}", runs.measured(functools.partial(_Run.percent, rho=rho)), Above(25.0)
-            )
-            for rho in RHOS
-            if rho != RHO
-        ]
-        + [_reported("last layer's probe, trained less untrained (points)", untrained, Above(0.0))],
+            *(
+                _reported(f"tunnel length, {text}", v, Above(25.0))
+                for text, v in beside.items()
+                if not np.isnan(v).all()
+            ),
+            _reported("last layer's probe, trained less untrained (points)", untrained, Above(0.0)),
+        ],
     )
+
+
+CONTROLS = {
+    "raw": "probes on features that are not standardised",
+    "gap": "probes on features averaged over positions",
+    "n 1000": "probes trained on 1,000 images",
+    "n 5000": "probes trained on 5,000 images",
+}
+"""Branch of `depth` -> what is otherwise than in the claim."""
 
 
 def _last(run: _Run, metric: str, branch: str = "") -> float:
@@ -1339,6 +1354,21 @@ def _depth_figure(frame: pl.DataFrame) -> Figure | None:
     return curves(table, x="depth", by=("part",), settings=looks, x_label="depth of the MLP", y_label="layers")
 
 
+def _width_figure(frame: pl.DataFrame) -> Figure | None:
+    from neoteny.report.figures import curves
+
+    runs = [run for run in _all_runs(frame, "width") if run.field("network") == "mlp"]
+    depths = {run.field("depth") for run in runs}
+    runs += [run for run in _all_runs(frame, "depth") if run.field("depth") in depths]
+    table = _table([{"width": run.field("width"), "seed": run.seed, "value": run.percent()} for run in runs])
+    if table is None or table["width"].n_unique() < 2 or len(depths) != 1:
+        return None
+    return curves(
+        table, x="width", by=(), x_log=True,
+        x_label=f"width of the MLP of depth {depths.pop()}", y_label="tunnel length (% of layers)",
+    )  # fmt: skip
+
+
 def _classes_figure(frame: pl.DataFrame) -> Figure | None:
     from neoteny.report.figures import curves
 
@@ -1437,6 +1467,12 @@ FIGURES = (
         "Extractor and tunnel against depth",
         "K and what is left. If the extractor's length does not depend on depth, its line is flat.",
         _depth_figure,
+    ),
+    StudyFigure(
+        "width",
+        "Tunnel length against width",
+        "The deepest MLP, narrower or wider.",
+        _width_figure,
     ),
     StudyFigure(
         "cka",
