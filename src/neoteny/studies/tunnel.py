@@ -665,10 +665,12 @@ def _runs(frame: pl.DataFrame, *conditions: pl.Expr, free: Sequence[str] = ()) -
     if rows.is_empty():
         return _Runs((), 0)
     parts = rows.partition_by("run", maintain_order=True)
-    runs = sorted((run for run in map(_Run, parts) if _finished(run)), key=lambda run: run.seed)
+    found = [_Run(part) for part in parts]
+    diverged = [run for run in found if not _finished(run) and "diverged" in run.rows["metric"]]
+    runs = sorted(filter(_finished, found), key=lambda run: run.seed)
     varied = [name for name in STRUCTURE if name not in free and len({run.field(name) for run in runs}) > 1]
     fitted = tuple(run for run in runs if run.converged)
-    return _Runs(fitted, len(runs) - len(fitted), rows["data"][0], tuple(varied))
+    return _Runs(fitted, len(runs) - len(fitted) + len(diverged), rows["data"][0], tuple(varied))
 
 
 def _deepest(frame: pl.DataFrame) -> _Runs:
@@ -700,7 +702,7 @@ def _told(runs: _Runs, claimed: Sequence[Verdict], reported: Sequence[Verdict] =
     parts = (*(claimed if len(claimed) > 1 else ()), *reported)
     reason = decided.reason
     if runs.excluded:
-        reason += f"; {runs.excluded} runs are left out, their training accuracy being below {CONVERGED}"
+        reason += f"; {runs.excluded} runs are left out, diverged or with a training accuracy below {CONVERGED}"
     told = Verdict(decided.outcome, decided.measured, decided.interval, decided.n, reason, parts)
     if runs.data in UNFIT:
         why = f"setting: {runs.data} cannot test for a tunnel; {reason}"
