@@ -48,6 +48,23 @@ def as_features(features: ArrayLike, name: str = "features") -> Features:
     return Features(values, finite)
 
 
+def as_labels(labels: ArrayLike, shape: tuple[int, ...], name: str = "labels", of: str = "features") -> np.ndarray:
+    """Class labels (n,) or (*lanes, n) of features of `shape` (*lanes, n, d), as (*lanes, n).
+
+    ValueError naming `name`, and what the labels are `of`, for labels that are not integers or do not fit.
+    """
+    classes = as_real(labels, name)
+    lanes, n = shape[:-2], shape[-2]
+    if classes.dtype.kind not in "biu":
+        raise ValueError(
+            f"{name} are {classes.dtype}; give one integer a sample, the argmax of one-hot rows for example"
+        )
+    if classes.shape not in ((n,), (*lanes, n)):
+        wanted = f"{(n,)}" + (f" or {(*lanes, n)}" if lanes else "")
+        raise ValueError(f"{name} has shape {classes.shape} and {of} {shape}; give labels of shape {wanted}")
+    return np.broadcast_to(classes, (*lanes, n))
+
+
 def measured(value: ArrayLike, valid: ArrayLike) -> PerLane:
     """`value` where `valid`, NaN elsewhere; a scalar where there are no leading axes."""
     return np.where(valid, value, np.nan)[()]
