@@ -17,7 +17,15 @@ from jaxtyping import Float32, Int, PRNGKeyArray
 from numpy.typing import ArrayLike
 
 from neoteny.probes.arrays import as_labels, flatten_features, pool_features
-from neoteny.probes.linear import Fitting, Item, as_probe_features, check_fitting, number_classes, train_items
+from neoteny.probes.linear import (
+    Fitting,
+    Item,
+    as_probe_features,
+    check_fitting,
+    check_pool,
+    number_classes,
+    train_items,
+)
 from neoteny.probes.measurement import LayerMeasure, LayerProbe
 from neoteny.probes.rank import numerical_ranks
 from neoteny.probes.similarity import cka_matrix, class_variances, mean_absolute_difference
@@ -289,5 +297,6 @@ def layerwise(
 
 def stage_features(output: ArrayLike, pool: Literal["flat", "gap"], lanes: int = 0) -> np.ndarray:
     """A stage's output (*lanes, n, ...) as float32 features (*lanes, n, d), flattened or pooled."""
+    check_pool(pool)
     shaped = pool_features(output, lanes=lanes) if pool == "gap" else flatten_features(output, lanes=lanes)
     return as_probe_features(shaped, "features")

@@ -166,8 +166,7 @@ def linear_probes(
 
 def as_probe_features(features: ArrayLike, name: str, pool: Pool = "flat") -> np.ndarray:
     """Features (..., n, d) as float32, pooled if asked; ValueError for other shapes."""
-    if pool not in ("flat", "gap"):
-        raise ValueError(f"pool is {pool!r}; it must be 'flat' or 'gap'")
+    check_pool(pool)
     real = as_real(features, name)
     if pool == "gap":
         real = pool_features(real)
@@ -178,6 +177,12 @@ def as_probe_features(features: ArrayLike, name: str, pool: Pool = "flat") -> np
         )
     with np.errstate(over="ignore"):  # what float32 cannot hold is not finite there, and its lane NaN
         return real.astype(np.float32, copy=False)
+
+
+def check_pool(pool: str) -> None:
+    """ValueError unless it is one of `Pool`."""
+    if pool not in ("flat", "gap"):
+        raise ValueError(f"pool is {pool!r}; it must be 'flat' or 'gap'")
 
 
 def number_classes(train: Int[np.ndarray, " n"], test: Int[np.ndarray, " m"]) -> tuple[np.ndarray, np.ndarray]:
