@@ -22,7 +22,7 @@ USAGE = """neoteny: a laboratory for networks that must keep learning
   neoteny run STUDY [...]         run a study to its report
   neoteny resume DIR              go on where a run stopped
   neoteny status DIR              how far it is
-  neoteny report DIR              claims and report again, from the records alone
+  neoteny report DIR [--docs D]   claims and report again, from the records alone; results into D/STUDY.md
   neoteny doctor                  devices, extras and data sets: what is here, how to get the rest
 
 `neoteny run STUDY --help` lists presets, experiments and fields of that study."""
@@ -318,13 +318,23 @@ def _status(arguments: Sequence[str]) -> int:
     return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class _ReportOptions:
+    docs: Path | None = None
+
+
 def _report(arguments: Sequence[str]) -> int:
     directory, rest = _directory_argument("report", arguments)
-    _no_more("report", rest)
+    options = _parse(_ReportOptions, rest, "neoteny report DIR", "Claims and report again, from the records alone.")
     from neoteny.lab.store import Store
     from neoteny.studies import load_study
 
-    _write_report(directory, load_study(Store(directory).plan()["study"]))
+    study = load_study(Store(directory).plan()["study"])
+    _write_report(directory, study)
+    if options.docs is not None:
+        from neoteny.report.docs import write_docs
+
+        print(f"documentation: {write_docs(directory, study, options.docs)}")
     return 0
 
 

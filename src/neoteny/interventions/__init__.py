@@ -4,6 +4,7 @@ from neoteny.interventions.intervention import EMPTY, Context, Intervention, Not
 from neoteny.interventions.redo import Redo, dormant_units, redo
 from neoteny.interventions.reset import Moments, Reset, ResetOptimizer, reset, reset_optimizer
 from neoteny.interventions.shrink_perturb import ShrinkPerturb, shrink_perturb
+from neoteny.interventions.splice import Restore, Splice, UseHead, restore, restored, splice, spliced
 
 __all__ = [
     "EMPTY",
@@ -14,10 +15,17 @@ __all__ = [
     "Redo",
     "Reset",
     "ResetOptimizer",
+    "Restore",
     "ShrinkPerturb",
+    "Splice",
+    "UseHead",
     "dormant_units",
     "redo",
     "reset",
     "reset_optimizer",
+    "restore",
+    "restored",
     "shrink_perturb",
+    "splice",
+    "spliced",
 ]

@@ -26,6 +26,7 @@ from neoteny.networks.convolution import (
 )
 from neoteny.networks.dense import Dense, Flatten
 from neoteny.networks.dropout import Dropout
+from neoteny.networks.heads import HeadPerTask, Heads, has_heads, head_per_task, use_head
 from neoteny.networks.initializers import (
     Initializer,
     he,
@@ -70,6 +71,8 @@ __all__ = [
     "Flatten",
     "GlobalAveragePool",
     "GroupNorm",
+    "HeadPerTask",
+    "Heads",
     "Initializer",
     "Layer",
     "LayerNorm",
@@ -95,8 +98,10 @@ __all__ = [
     "crelu",
     "elu",
     "gelu",
+    "has_heads",
     "he",
     "he_uniform",
+    "head_per_task",
     "identity",
     "leaky_relu",
     "lecun",
@@ -112,6 +117,7 @@ __all__ = [
     "tanh",
     "torch_uniform",
     "trainable_spec",
+    "use_head",
     "vgg",
     "zeros",
 ]
