@@ -128,23 +128,25 @@ def sequential_cotangent(
 def associative(lam: LamArray, b: Inputs, initial: State, reset: Reset, *, reverse: bool) -> Inputs:
     """`jax.lax.associative_scan` of the pairs (a, b) with (a1, b1) o (a2, b2) = (a2 a1, a2 b1 + b2).
 
-    The factors are shared by the batch unless there are resets.
+    The factors are shared by the batch unless there are resets. Then a pair also says whether it holds a reset, and what
+    came before is left out by selection: multiplied by 0, NaN would stay.
     """
     if reset is None:
         factors = jnp.broadcast_to(lam[:, None, None], (lam.shape[0], 1, *b.shape[2:]))
-    else:
-        factors = jnp.where(reset[..., None], 0, lam[:, None, None])
 
-    def combine(first, second):
-        return second[0] * first[0], second[0] * first[1] + second[1]
+        def combine(first, second):
+            return second[0] * first[0], second[0] * first[1] + second[1]
 
-    products, h = lax.associative_scan(combine, (factors, b), axis=2, reverse=reverse)
-    # Selected, not only multiplied by 0: what came before a reset may be NaN.
-    carried = products * initial[:, :, None]
-    if reset is not None:
-        cut = lax.associative_scan(jnp.logical_or, reset, axis=2, reverse=reverse)
-        carried = jnp.where(cut[..., None], jnp.zeros_like(carried), carried)
-    return h + carried
+        products, h = lax.associative_scan(combine, (factors, b), axis=2, reverse=reverse)
+        return h + products * initial[:, :, None]
+
+    def combine_unless_cut(first, second):
+        cut, carried = second[0], second[1] * first[2]
+        return first[0] | cut, second[1] * first[1], jnp.where(cut, 0, carried) + second[2]
+
+    pairs = (reset[..., None], jnp.broadcast_to(lam[:, None, None], b.shape), b)
+    cut, products, h = lax.associative_scan(combine_unless_cut, pairs, axis=2, reverse=reverse)
+    return h + jnp.where(cut, 0, products * initial[:, :, None])
 
 
 def fft(lam: LamArray, b: Inputs, initial: State, reset: Reset, *, reverse: bool) -> Inputs:
