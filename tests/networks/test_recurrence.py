@@ -70,7 +70,7 @@ def problem(batch, length, state, *, is_complex=True, modulus=0.9, seed=0):
 @pytest.mark.parametrize("method", HERE)
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("is_complex", [False, True])
-@pytest.mark.parametrize("size", [(1, 1, 1), (2, 2, 3), (3, 17, 2), (2, 37, 5)])
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 2, 3), (2, 37, 5)])
 def test_values_and_gradients_equal_the_loop(double, method, reverse, is_complex, size):
     lam, b, initial, reset = problem(*size, is_complex=is_complex)
     weights = problem(*size, is_complex=is_complex, seed=1)[1]
@@ -328,8 +328,9 @@ def test_the_kernel_for_gpus_lowers_without_one():
     lam, b, initial = (jnp.asarray(x, jnp.complex64) for x in problem(2, 64, 5)[:3])
     reset = jnp.zeros((2, 64), bool)
     run = jax.jit(lambda *x: diagonal_recurrence(x[0], x[1], initial=x[2], reset=x[3], method="pallas"))
-    exported = jax.export.export(run, platforms=["cuda"])(lam, b, initial, reset)
-    assert "triton" in exported.mlir_module()
+    unchecked = [jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")]
+    exported = jax.export.export(run, platforms=["cuda"], disabled_checks=unchecked)(lam, b, initial, reset)
+    assert exported.mlir_module().count("@__gpu$xla.gpu.triton") == 2
 
 
 def test_platforms_choose_their_own_way():

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas
+from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Inexact
 
 LamArray = Inexact[Array, "groups state"]
@@ -284,6 +285,8 @@ def _pallas_steps(
         in_specs=specs,
         out_specs=[of_state if last else of_b] * parts,
         grid=(groups, batch, tiles),
+        # Also says that it is Triton that compiles the kernel: one thread a channel.
+        compiler_params=triton.CompilerParams(num_warps=max(1, tile // 32)),
         interpret=interpret,
     )(*inputs)
     h = lax.complex(*outputs) if is_complex else outputs[0]
