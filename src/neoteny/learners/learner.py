@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,6 +12,9 @@ import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from neoteny.networks.network import Maker, Network, split_trainable
+
+if TYPE_CHECKING:
+    from neoteny.training.clock import Clock
 
 
 class Batch(NamedTuple):
@@ -75,8 +78,9 @@ class Learner(NamedTuple):
 
     init(key) -> state. update(state, batch, key) -> (state, metrics: {name: scalar}). predict(state, inputs) ->
     outputs. score(outputs, targets) -> {metric: (batch,)} per example, for evaluation. switch(state, task_index,
-    sample_previous, key) -> state, called when a new task begins. view(state) -> View. act(state, observation, key) ->
-    action, None for learners that never act.
+    sample_previous, key) -> state, called when a new task begins. view(state) -> View. act(state, observations, key) ->
+    actions, None for learners that never act. periodic(state, clock) -> state, called after every update with the
+    shared clock, for work done now and then (`lax.cond` on the clock is a real branch); None if there is none.
     """
 
     init: Callable[[PRNGKeyArray], LearnerState]
@@ -87,6 +91,7 @@ class Learner(NamedTuple):
     view: Callable[[LearnerState], View]
     origin: Origin
     act: Callable[[LearnerState, Array, PRNGKeyArray], Array] | None = None
+    periodic: Callable[[LearnerState, Clock], LearnerState] | None = None
 
 
 def attach(state: LearnerState, learner: Learner) -> LearnerState:

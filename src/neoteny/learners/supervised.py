@@ -52,7 +52,7 @@ SQUARED_ERROR = Objective(_squared_error, _regression_score)
 ONLINE = "online"
 
 
-def _with_statistics(trained: Network, called: Network) -> Network:
+def with_statistics(trained: Network, called: Network) -> Network:
     """`trained` with the statistics that `called` gathered during the forward pass."""
 
     def pick(old, new):
@@ -126,7 +126,7 @@ def supervised(
             stages[name] = _updated(
                 eqx.combine(optax.apply_updates(held[name], change), rest.stage(name)), network.stage(name)
             )
-        network = _with_statistics(network.replace(**stages), result.network)
+        network = with_statistics(network.replace(**stages), result.network)
         scores = {n: jnp.mean(s) for n, s in objective.score(result.output, batch.targets).items() if n != "loss"}
         memory = {**state.memory, "rule": rule_state}
         new = LearnerState({ONLINE: network}, {ONLINE: optimizer_states}, memory, state.followers, state.origin)

@@ -31,6 +31,29 @@ class TaskArrays(NamedTuple):
     count: Any
 
 
+class Ring(NamedTuple):
+    """The newest rows of something endless, old ones overwritten in place.
+
+    rows: pytree of (capacity, ...). written: () int32, rows ever written; the store commits only those written since
+    the last commit.
+    """
+
+    rows: PyTree
+    written: Array
+
+    def write(self, rows: PyTree, at: Array) -> Ring:
+        """With `rows` (n, ...) at the places [at, at + n) modulo the capacity, which n must divide.
+
+        `at` must come from the shared clock: unbatched, so that lanes write by a slice and not by a scatter.
+        """
+        count = jax.tree.leaves(rows)[0].shape[0]
+
+        def put(held: Array, new: Array) -> Array:
+            return jax.lax.dynamic_update_slice_in_dim(held, new.astype(held.dtype), at % held.shape[0], 0)
+
+        return Ring(jax.tree.map(put, self.rows, rows), jnp.asarray(at + count, jnp.int32))
+
+
 class SourceState(NamedTuple):
     """drawn: the task's draw for this lane. order: (capacity,) int32, the epoch's rows shuffled, padding last."""
 

@@ -6,21 +6,18 @@ without computing it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from neoteny.networks.network import Network
 from neoteny.tasks.streams import Task
 from neoteny.training.clock import Clock
 from neoteny.training.events import Intervene
 from neoteny.training.placing import PlacedData
-from neoteny.training.programs import Lanes, PackState, Programs
-
-Bank = Mapping[str, dict[str, Network]]
-"""Save -> the networks it kept, every array with a leading lane axis."""
+from neoteny.training.programs import Bank, Lanes, PackState, Programs
+from neoteny.training.stepping import over_lanes
+from neoteny.training.tracing import Tracer
 
 
 def leaves_alike(one: Any, other: Any) -> bool:
@@ -42,8 +39,8 @@ def ready(state: PackState, metrics: tuple[str, ...]) -> PackState:
 class Changes:
     """The changes of one pack."""
 
-    def __init__(self, programs: Programs, lanes: Lanes, data: PlacedData):
-        self._programs, self._lanes, self._data = programs, lanes, data
+    def __init__(self, programs: Programs, lanes: Lanes, data: PlacedData, tracer: Tracer):
+        self._programs, self._lanes, self._data, self._tracer = programs, lanes, data, tracer
 
     def draw(self, task: Task) -> Any:
         """Every lane's draw of the task."""
@@ -75,14 +72,14 @@ class Changes:
         """
 
         def intervene(learner: Any) -> Any:
-            return self._programs.intervene(
-                learner,
-                self._lanes,
-                self.draw(task),
+            return over_lanes(
+                self._programs,
+                self._programs.intervene,
+                (learner, self._lanes, self.draw(task), {name: bank[name] for name in event.intervention.saves}),
                 self._data.data(task),
                 np.asarray(task.rows("train")[: event.samples], np.int32),
                 np.int32(number),
-                {name: bank[name] for name in event.intervention.saves},
+                separately=self._tracer.lane_by_lane(task, learner),
                 transform=task.transform,
                 intervention=event.intervention,
                 when=event.when,

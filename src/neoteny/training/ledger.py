@@ -76,6 +76,12 @@ _REDUCTIONS = frozenset(
         "cummin",
     ]
 )
+# Multiply-adds an element: of the state, of its tangent, of its cotangent with the gradient of lam.
+_RECURRENCES = {
+    "diagonal_recurrence": 1,
+    "diagonal_recurrence_tangent": 2,
+    "diagonal_recurrence_cotangent": 2,
+}
 
 
 def _size(variable) -> int:
@@ -98,25 +104,53 @@ def _convolution(equation) -> float:
     return 2.0 * _size(equation.outvars[0]) * math.prod(kernel) / out_features
 
 
+def _recurrence(equation) -> float:
+    sequences = equation.outvars[0].aval if len(equation.outvars) == 1 else equation.outvars[1].aval
+    operations = 8 if jax.numpy.issubdtype(sequences.dtype, np.complexfloating) else 2
+    return float(operations * _RECURRENCES[equation.primitive.name] * math.prod(sequences.shape))
+
+
 def _jaxpr_of(parameter):
     return parameter.jaxpr if isinstance(parameter, core.ClosedJaxpr) else parameter
+
+
+def _inner(equation) -> list:
+    """The programs an operation holds: bodies of loops, branches, functions called."""
+    kinds = core.ClosedJaxpr | core.Jaxpr
+    leaves = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: isinstance(x, kinds))
+    return [_jaxpr_of(leaf) for leaf in leaves if isinstance(leaf, kinds)]
+
+
+def _runs_convolution(jaxpr, platform: str) -> bool:
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            return True
+        inner = _inner(equation)
+        platforms = equation.params.get("branches_platforms")
+        if platforms is not None:
+            # One of several programs is lowered: the first for this platform, or for all others.
+            inner = [next(b for b, names in zip(inner, platforms, strict=True) if names is None or platform in names)]
+        if any(_runs_convolution(program, platform) for program in inner):
+            return True
+    return False
+
+
+def runs_convolution(function: Callable, *arguments, platform: str) -> bool:
+    """Whether one call runs XLA's own convolution on this platform; found by tracing, as in `count_flops`."""
+    return _runs_convolution(jax.make_jaxpr(function)(*arguments).jaxpr, platform)
 
 
 def _count(jaxpr) -> float:
     total = 0.0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
-        inner = [
-            _jaxpr_of(leaf)
-            for leaf in jax.tree.leaves(
-                list(equation.params.values()), is_leaf=lambda x: isinstance(x, core.ClosedJaxpr | core.Jaxpr)
-            )
-            if isinstance(leaf, core.ClosedJaxpr | core.Jaxpr)
-        ]
+        inner = _inner(equation)
         if name == "dot_general":
             total += _dot_general(equation)
         elif name == "conv_general_dilated":
             total += _convolution(equation)
+        elif name in _RECURRENCES:
+            total += _recurrence(equation)
         elif name == "scan":
             total += equation.params["length"] * sum(map(_count, inner))
         elif name == "cond":
@@ -140,7 +174,7 @@ def count_flops(function: Callable, *arguments) -> float:
 
     `arguments` may be arrays or `jax.ShapeDtypeStruct`s. A product of (m, k) by (k, n) counts 2mkn, an elementwise
     operation one per output element, a reduction one per input element, a scan its body times its length, a branch its
-    dearest side. Linear-algebra routines (LAPACK, FFT) and host work are not counted.
+    dearest side; a diagonal recurrence counts its multiply-adds, whichever way it is evaluated. Linear-algebra routines (LAPACK, FFT) and host work are not counted.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 

@@ -54,6 +54,10 @@ class PackState(NamedTuple):
     held: Bool[Array, " lanes"]
 
 
+Bank = Mapping[str, dict[str, Network]]
+"""Save -> the networks it kept, every array with a leading lane axis."""
+
+
 def _strong(tree: PyTree) -> PyTree:
     """The same arrays without weak types: a stored and reloaded state then has the very same types."""
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype) if eqx.is_array(x) else x, tree)
@@ -68,6 +72,21 @@ def _copy(tree: PyTree) -> PyTree:
     return jax.tree.map(jnp.copy, tree)
 
 
+def _lane(tree: PyTree, lane) -> PyTree:
+    """One lane of a tree with a leading lane axis."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, lane, keepdims=False), tree)
+
+
+def _lanes(tree: PyTree, first, count: int) -> PyTree:
+    """A tree of `count` lanes from the `first` on."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, count), tree)
+
+
+def _put(tree: PyTree, one: PyTree, lane) -> PyTree:
+    """The tree with one lane exchanged."""
+    return jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, lane, 0), tree, one)
+
+
 def _all_finite(tree: PyTree) -> Array:
     leaves = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
     return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all()
@@ -75,7 +94,7 @@ def _all_finite(tree: PyTree) -> Array:
 
 def _map_lanes(function: Callable, *mapped):
     """vmap on accelerators; on a CPU one lane after another, as fast for large work and with the memory of one lane."""
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or jax.tree.leaves(mapped)[0].shape[0] == 1:
         return jax.vmap(function)(*mapped)
     return jax.lax.map(lambda lane: function(*lane), mapped)
 
@@ -89,13 +108,19 @@ class Programs:
         self._source = source
         self.init = jax.jit(self._init)
         self.switch = jax.jit(self._switch, static_argnames=("transform",))
+        self.step = jax.jit(self._step_lane, static_argnames=("transform", "until"), donate_argnums=0)
+        self.follow = jax.jit(self._follow_lane, static_argnames=("transform",), donate_argnums=0)
         self.chunk = jax.jit(self._chunk, static_argnames=("transform", "until"), donate_argnums=0)
         self.check = jax.jit(self._check)
         self.copy = jax.jit(_copy)
+        self.lane = jax.jit(_lane)
+        self.lanes = jax.jit(_lanes, static_argnames=("count",))
+        self.put = jax.jit(_put, donate_argnums=0)
         self.substitute = jax.jit(self._substitute)
         self.draw = jax.jit(self._draw, static_argnames=("transform",))
         self.score = jax.jit(self._score, static_argnames=("transform",))
         self.features = jax.jit(self._features, static_argnames=("transform", "stages"))
+        self.targets = jax.jit(self._targets, static_argnames=("transform",))
         self.view_probe = jax.jit(self._view_probe, static_argnames=("transform", "probe"))
         self.intervene = jax.jit(self._intervene, static_argnames=("transform", "intervention", "when"))
 
@@ -137,6 +162,13 @@ class Programs:
         return kept._replace(
             streak=jnp.where(state.held, state.streak, streak), held=state.held | (streak >= until.window)
         )
+
+    def _follow_lane(self, state: PackState, seed, task: TaskArrays, clock: Clock, transform) -> PackState:
+        """A lane that is held through one update of the others: its source follows the shared clock."""
+        key = named_key(root_key(seed), Purpose.BATCH, clock.task, clock.task_update)
+        assert state.source is not None, "Train comes after Switch"
+        source, _ = self._source.next(state.source, task, transform, clock.task_update, key)
+        return state._replace(source=source)
 
     # Packs --------------------------------------------------------------------------------------------------------
 
@@ -242,6 +274,11 @@ class Programs:
 
         return jax.vmap(lane)(learner_states, lanes.values, drawn)
 
+    def _targets(self, lanes: Lanes, drawn, data: DataArrays, rows, transform: Transform):
+        """Every lane's targets of these rows: (lanes, rows, ...)."""
+        # Over the seeds too: some transforms draw nothing, and then only they say how many lanes there are.
+        return jax.vmap(lambda _, drawn: take_batch(data, transform, drawn, rows).targets)(lanes.seeds, drawn)
+
     def view_probe_lane(
         self, probe: ViewProbe, learner_state, values, seed, batch: Batch, update, saved
     ) -> dict[str, Any]:
@@ -252,7 +289,7 @@ class Programs:
         return dict(probe.function(view, batch, key, saved) if probe.saves else probe.function(view, batch, key))
 
     def _view_probe(
-        self, learner_states, lanes: Lanes, drawn, data: DataArrays, rows, update, saved, transform, probe: ViewProbe
+        self, learner_states, lanes: Lanes, drawn, saved, data: DataArrays, rows, update, transform, probe: ViewProbe
     ):
         def lane(learner_state, values, seed, drawn, saved):
             batch = take_batch(data, transform, drawn, rows)
@@ -288,10 +325,10 @@ class Programs:
         learner_states: LearnerState,
         lanes: Lanes,
         drawn,
+        saved,
         data: DataArrays,
         rows,
         number,
-        saved,
         transform: Transform,
         intervention: Intervention,
         when: Callable | None,

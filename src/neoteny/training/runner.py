@@ -19,7 +19,7 @@ from neoteny.lab.configs import host_view, lane_columns
 from neoteny.lab.records import Record
 from neoteny.lab.study import Experiment
 from neoteny.learners.learner import LearnerState
-from neoteny.tasks.sources import Minibatch
+from neoteny.tasks.sources import Minibatch, TaskArrays
 from neoteny.tasks.streams import Task
 from neoteny.training.changes import Changes, ready
 from neoteny.training.clock import Clock
@@ -31,6 +31,7 @@ from neoteny.training.outlines import Outliner
 from neoteny.training.placing import PlacedData
 from neoteny.training.programs import Lanes, PackState, programs_for
 from neoteny.training.standing import Standing, arrays_of, from_arrays
+from neoteny.training.stepping import Stepper
 from neoteny.training.tracing import Tracer
 from neoteny.training.unfolding import Branch, PlainEvent, Rejoin, Step, read_after, unfold
 
@@ -108,7 +109,8 @@ class Runner:
         self._counter = CompilationCounter()
         self.data = PlacedData(self.tasks)
         self.tracer = Tracer(self.programs, self.lanes, self.source, self.data, self.tasks[0])
-        self.changes = Changes(self.programs, self.lanes, self.data)
+        self.changes = Changes(self.programs, self.lanes, self.data, self.tracer)
+        self.stepper = Stepper(self.programs, self.lanes)
         self.outliner = Outliner(self.steps, self.tracer, self.changes)
         self.measurer = Measurer(self.programs, self.lanes, len(self.names), self.data, self.tracer, self.changes)
 
@@ -299,7 +301,6 @@ class Runner:
     def _train(self, event: Train) -> Iterator[Tick]:
         position, done = self.cursor
         arrays = self.data.arrays(event.task, "train")
-        transform = event.task.transform
         flops = self.tracer.update_flops(event.task, self.state.learner)
         here = self.here
         if done == 0:
@@ -309,17 +310,7 @@ class Runner:
             boundary = min(event.steps, (done // event.record_every + 1) * event.record_every)
             with self._timed() as timed:
                 steps = min(boundary - done, self._chunk_length())
-                here.state, ran = self.programs.chunk(
-                    here.state,
-                    self.lanes,
-                    arrays,
-                    self.clock,
-                    np.int32(steps),
-                    self.alive,
-                    transform=transform,
-                    until=event.until,
-                )
-                ran = int(ran)
+                here.state, ran = self._chunk(event, arrays, steps)
                 taken = np.asarray(self.state.taken)
                 here.ledger.train += flops * (taken - taken_before)
                 updates, taken_before = int((taken - taken_before)[: len(self.names)].sum()), taken
@@ -335,6 +326,25 @@ class Runner:
             yield timed.tick(position, "train", updates=updates, records=records)
             if over:
                 return
+
+    def _chunk(self, event: Train, arrays: TaskArrays, steps: int) -> tuple[PackState, int]:
+        """The state after at most so many updates, and how many they were."""
+        here, transform = self.here, event.task.transform
+        if self.tracer.lane_by_lane(event.task, here.state.learner):
+            return self.stepper.chunk(
+                here.state, arrays, here.clock, steps, here.alive, transform=transform, until=event.until
+            )
+        state, ran = self.programs.chunk(
+            here.state,
+            self.lanes,
+            arrays,
+            here.clock,
+            np.int32(steps),
+            here.alive,
+            transform=transform,
+            until=event.until,
+        )
+        return state, int(ran)
 
     def _chunk_length(self) -> int:
         if self._seconds_per_update is None:
@@ -447,7 +457,13 @@ class Runner:
             self.ledger.probe += reading.flops
             records += [
                 self._record(
-                    lane, event.task, position, reading.metric, reading.values[lane], event.split, reading.place
+                    lane,
+                    event.task,
+                    position,
+                    reading.metric,
+                    reading.values[lane],
+                    reading.split or event.split,
+                    reading.place,
                 )
                 for lane in range(len(self.names))
                 if self.alive[lane]

@@ -12,10 +12,9 @@ import numpy as np
 
 from neoteny.networks.network import Network
 from neoteny.tasks.streams import Task
-from neoteny.training.changes import Bank
 from neoteny.training.clock import Clock
 from neoteny.training.ledger import Ledger
-from neoteny.training.programs import PackState
+from neoteny.training.programs import Bank, PackState
 
 
 class Outline(NamedTuple):

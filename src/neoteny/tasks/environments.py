@@ -1,0 +1,110 @@
+"""Tasks to act in. An environment keeps `terminated` (no future) and `truncated` (cut off) apart, and never resets
+itself: the observation after the last action of an episode is given as it is, and whoever plays begins anew.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from neoteny.tasks.streams import Stream
+
+
+@dataclass(frozen=True)
+class Specification:
+    """What an environment shows and takes.
+
+    shape: of one frame, channels last. dtype: frames are stored in it, "bool", "uint8" or "float32". actions: how many.
+    time_limit: steps after which an episode is truncated, None for no limit.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    actions: int
+    time_limit: int | None = None
+
+
+class Step(NamedTuple):
+    """What one action led to.
+
+    frame: what is seen after the action, before any reset. terminated: the episode is over and has no future.
+    truncated: it is cut off, and its future still has a value.
+    """
+
+    frame: Array
+    reward: Array
+    terminated: Array
+    truncated: Array
+
+
+class DeviceEnvironment(abc.ABC):
+    """One environment as pure functions, to be mapped and compiled. Subclasses are frozen dataclasses: equal ones share
+    one program.
+    """
+
+    @property
+    @abc.abstractmethod
+    def specification(self) -> Specification:
+        """Shapes and numbers, known without playing."""
+
+    @abc.abstractmethod
+    def reset(self, key: PRNGKeyArray) -> tuple[PyTree, Array]:
+        """The state at the beginning of an episode, and the first frame."""
+
+    @abc.abstractmethod
+    def step(self, state: PyTree, action: Array, key: PRNGKeyArray) -> tuple[PyTree, Step]:
+        """The state after `action` () int32, and what it led to."""
+
+
+class HostEnvironment(abc.ABC):
+    """An emulator on the host. Subclasses are frozen dataclasses that say which; `start` makes it."""
+
+    @property
+    @abc.abstractmethod
+    def specification(self) -> Specification:
+        """Shapes and numbers, known without playing."""
+
+    @abc.abstractmethod
+    def start(self, count: int, seed: int) -> Any:
+        """`count` emulators side by side, as an `Emulators`."""
+
+
+@dataclass(frozen=True)
+class EnvironmentTask:
+    """An environment as one task of a stream.
+
+    index: position in the stream. draw: which per-lane draw it uses; visits of one task share it. visit: 0 at the first
+    visit.
+    """
+
+    name: str
+    environment: DeviceEnvironment | HostEnvironment
+    index: int = 0
+    draw: int = 0
+    visit: int = 0
+
+    @property
+    def specification(self) -> Specification:
+        """The environment's shapes and numbers."""
+        return self.environment.specification
+
+
+def environments(members: Sequence[DeviceEnvironment | HostEnvironment], names: Sequence[str] | None = None) -> Stream:
+    """One environment after another; all must show and take the same, so that one network serves them.
+
+    `names` default to what the environments are called.
+    """
+    if not members:
+        raise ValueError("environments needs at least one environment")
+    seen = {(member.specification.shape, member.specification.actions) for member in members}
+    if len(seen) > 1:
+        listed = ", ".join(f"{shape} with {actions} actions" for shape, actions in sorted(seen))
+        raise ValueError(f"the environments of a stream must have one shape and number of actions, not {listed}")
+    called = [str(member) for member in members] if names is None else list(names)
+    if len(called) != len(members):
+        raise ValueError(f"{len(called)} names for {len(members)} environments")
+    return Stream(lambda index: EnvironmentTask(called[index], members[index], draw=index), len(members))

@@ -1,0 +1,214 @@
+"""Replay of experience. Every frame is kept once, in the type it came in; stacks of frames, n-step returns and what
+follows a cut-off episode are put together when a batch is drawn.
+
+A slot is one step in time of all environments of a lane, so all lanes write at one place and the ring has no holes:
+what may be drawn is one stretch of slots, and every transition in it is drawn with equal probability.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float32, Int32, PRNGKeyArray, UInt8
+
+from neoteny.tasks.environments import Specification
+from neoteny.tasks.sources import Ring
+
+
+class Slot(NamedTuple):
+    """One step of `envs` environments. Fields of a ring have a leading axis of slots.
+
+    frame: (envs, *shape), what was seen before the action. action, reward: what was done there and what it gave.
+    terminated: what follows has no value. ended: the next slot begins a new episode. An episode that was cut off has
+    ended and not terminated; one that goes on after a life was lost has terminated and not ended. age: earlier frames
+    of the same episode, at most those of a stack. cuts: episodes cut off before, in this environment.
+    """
+
+    frame: Array
+    action: Int32[Array, "*slots envs"]
+    reward: Float32[Array, "*slots envs"]
+    terminated: Bool[Array, "*slots envs"]
+    ended: Bool[Array, "*slots envs"]
+    age: UInt8[Array, "*slots envs"]
+    cuts: Int32[Array, "*slots envs"]
+
+
+class Replay(NamedTuple):
+    """ring: of `Slot`. final: (kept, envs, *shape), the last frames of episodes that were cut off: the n-th in row n
+    modulo kept.
+    """
+
+    ring: Ring
+    final: Array
+
+
+class Transitions(NamedTuple):
+    """A batch to learn values from.
+
+    observations, next_observations: (batch, ...) as the network sees them. rewards: (batch,), the discounted sum of the
+    steps between the two. discounts: (batch,), what the value of the next observation counts: gamma^n, 0 after
+    termination. episodes, returns: () float32, episodes that ended since the last batch, and the sum of their returns.
+    """
+
+    observations: Array
+    actions: Int32[Array, " batch"]
+    rewards: Float32[Array, " batch"]
+    discounts: Float32[Array, " batch"]
+    next_observations: Array
+    episodes: Any = 0.0
+    returns: Any = 0.0
+
+    @property
+    def inputs(self) -> Array:
+        """What goes through the network first, as in a supervised batch."""
+        return self.observations
+
+    @property
+    def targets(self) -> Array:
+        """The actions."""
+        return self.actions
+
+
+def as_observation(frames: Array, backend=jnp) -> Array:
+    """Frames (envs, stack, *shape), the oldest first, as one observation (envs, ..., channels * stack), unscaled."""
+    last = frames.ndim - 2
+    moved = backend.moveaxis(frames, 1, last)
+    return moved.reshape(*moved.shape[:last], -1)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a replay is kept and read.
+
+    capacity: slots. envs: environments of a lane. stack: frames an observation is made of; before an episode's first
+    they are zero. steps: of a return before the value of what follows it. discount: gamma. reward_bound: rewards are
+    clipped to +-bound when they are drawn, None for as they are.
+    """
+
+    specification: Specification
+    capacity: int
+    envs: int = 1
+    stack: int = 1
+    steps: int = 1
+    discount: float = 0.99
+    reward_bound: float | None = None
+
+    def __post_init__(self):
+        for name in ("capacity", "envs", "stack", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.stack > 255:
+            raise ValueError(f"stack must be at most 255, not {self.stack}")
+        if self.capacity < self.fewest:
+            raise ValueError(
+                f"a replay of {self.capacity} slots is too small for stacks of {self.stack} and {self.steps}-step "
+                f"returns; it needs {self.fewest}"
+            )
+
+    @property
+    def fewest(self) -> int:
+        """Slots from which a transition can be drawn, however the ring lies."""
+        return self.stack + self.steps
+
+    @property
+    def finals(self) -> int:
+        """Rows for last frames: as many episodes as can be cut off by the time limit while their slots are kept."""
+        limit = self.specification.time_limit
+        return 1 if limit is None else self.capacity // limit + 2
+
+    def empty(self) -> Replay:
+        """A replay before the first step."""
+        shape, kind = self.specification.shape, self.specification.dtype
+        slots = (self.capacity, self.envs)
+        rows = Slot(
+            frame=jnp.zeros((*slots, *shape), kind),
+            action=jnp.zeros(slots, jnp.int32),
+            reward=jnp.zeros(slots, jnp.float32),
+            terminated=jnp.zeros(slots, bool),
+            ended=jnp.zeros(slots, bool),
+            age=jnp.zeros(slots, jnp.uint8),
+            cuts=jnp.zeros(slots, jnp.int32),
+        )
+        final = jnp.zeros((self.finals, self.envs, *shape), kind)
+        return Replay(Ring(rows, jnp.zeros((), jnp.int32)), final)
+
+    def write(self, replay: Replay, at: Array, slot: Slot, frame: Array) -> Replay:
+        """With one more slot, the `at`-th; `frame` (envs, *shape) is what was seen after the action, before any
+        reset.
+        """
+        ring = replay.ring.write(jax.tree.map(lambda leaf: leaf[None], slot), at)
+        if self.specification.time_limit is None:
+            return Replay(ring, replay.final)
+        places = (slot.cuts % self.finals, jnp.arange(self.envs))
+        cut = (slot.ended & ~slot.terminated).reshape(-1, *[1] * (frame.ndim - 1))
+        final = replay.final.at[places].set(jnp.where(cut, frame, replay.final[places]))
+        return Replay(ring, final)
+
+    def stretch(self, written: Array) -> tuple[Array, Array]:
+        """First slot that may be drawn, and how many: their stacks and what follows them are all in the ring."""
+        first = jnp.where(written <= self.capacity, 0, written - self.capacity + self.stack - 1)
+        return first, written - self.steps - first
+
+    def sample(self, replay: Replay, written: Array, key: PRNGKeyArray, count: int) -> Transitions:
+        """`count` transitions, each drawn uniformly from all that can be, with replacement."""
+        first, length = self.stretch(written)
+        slot_key, env_key = jax.random.split(key)
+        slots = first + jax.random.randint(slot_key, (count,), 0, length)
+        envs = jnp.zeros(count, jnp.int32) if self.envs == 1 else jax.random.randint(env_key, (count,), 0, self.envs)
+        return self.read(replay, slots, envs)
+
+    def read(
+        self, replay: Replay, slots: Int32[Array, " batch"], envs: Int32[Array, " batch"], backend=jnp
+    ) -> Transitions:
+        """The transitions that begin in these slots, counted from the first ever written."""
+        rows: Slot = replay.ring.rows
+        taken = backend.zeros_like(slots)
+        rewards = backend.zeros(slots.shape, backend.float32)
+        going = backend.ones(slots.shape, bool)
+        terminated = cut = backend.zeros(slots.shape, bool)
+        for step in range(self.steps):
+            place = ((slots + step) % self.capacity, envs)
+            reward = rows.reward[place]
+            if self.reward_bound is not None:
+                reward = backend.clip(reward, -self.reward_bound, self.reward_bound)
+            rewards = rewards + going * self._power(step) * reward
+            taken = taken + going
+            terminated = terminated | (going & rows.terminated[place])
+            cut = cut | (going & rows.ended[place] & ~rows.terminated[place])
+            going = going & ~rows.terminated[place] & ~rows.ended[place]
+        powers = backend.asarray([self._power(n) for n in range(self.steps + 1)], backend.float32)
+        discounts = backend.where(terminated, backend.float32(0), powers[taken])
+        last = slots + taken - 1
+        age = rows.age[last % self.capacity, envs].astype(backend.int32) + 1
+        age = backend.where(cut, age, rows.age[(last + 1) % self.capacity, envs])
+        following = self._frames(rows, last + 1, envs, age, backend)
+        if self.specification.time_limit is not None:
+            final = replay.final[rows.cuts[last % self.capacity, envs] % self.finals, envs]
+            chosen = cut.reshape(-1, *[1] * (final.ndim - 1))
+            newest = backend.where(chosen, final, following[-1])
+            following = [*following[:-1], newest]
+        here = self._frames(rows, slots, envs, rows.age[slots % self.capacity, envs], backend)
+        return Transitions(
+            as_observation(backend.stack(here, 1), backend),
+            rows.action[slots % self.capacity, envs],
+            rewards.astype(backend.float32),
+            discounts,
+            as_observation(backend.stack(following, 1), backend),
+        )
+
+    def _power(self, steps: int) -> float:
+        return self.discount**steps
+
+    def _frames(self, rows: Slot, slots, envs, age, backend) -> list[Array]:
+        """Frames (batch, *shape) of the stack that ends in these slots, the oldest first."""
+        frames = []
+        for back in range(self.stack - 1, -1, -1):
+            frame = rows.frame[(slots - back) % self.capacity, envs]
+            if back > 0:
+                known = (age >= back).reshape(-1, *[1] * (frame.ndim - 1))
+                frame = backend.where(known, frame, backend.zeros_like(frame))
+            frames.append(frame)
+        return frames

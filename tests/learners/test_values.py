@@ -1,0 +1,71 @@
+"""Distributions over a support against loops in float64."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from neoteny.learners.values import Categorical, Scalar, TwoHot
+
+LOW, HIGH, BINS = -2.0, 3.0, 11
+
+
+def shared_out(value: float, weight: float, target: np.ndarray) -> None:
+    """Bellemare et al. 2017, algorithm 1: one atom's weight to the bins below and above."""
+    place = (np.clip(value, LOW, HIGH) - LOW) / ((HIGH - LOW) / (BINS - 1))
+    below, above = int(np.floor(place)), int(np.ceil(place))
+    if below == above:
+        target[below] += weight
+    else:
+        target[below] += weight * (above - place)
+        target[above] += weight * (place - below)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    shares = np.exp(x - x.max(axis=-1, keepdims=True))
+    return shares / shares.sum(axis=-1, keepdims=True)
+
+
+@pytest.mark.parametrize("kind", [TwoHot, Categorical])
+def test_targets_are_those_of_the_loop(kind):
+    rng = np.random.default_rng(0)
+    chosen, following = rng.normal(size=(2, 12, BINS))
+    rewards, discounts = rng.normal(size=12) * 2, np.where(rng.random(12) < 0.3, 0.0, 0.9)
+    rewards[0], discounts[0] = 0.5, 0.0  # right on a bin
+    rewards[1] = 9.0  # beyond the support
+    values, centres = kind(LOW, HIGH, BINS), np.linspace(LOW, HIGH, BINS)
+    as_jax = [jnp.asarray(x, jnp.float32) for x in (chosen, rewards, discounts, following)]
+    losses, errors = values.loss(*as_jax)
+    for row in range(12):
+        target, shares = np.zeros(BINS), softmax(following[row])
+        if kind is TwoHot:
+            number = rewards[row] + discounts[row] * shares @ centres
+            shared_out(number, 1.0, target)
+        else:
+            for atom, share in zip(centres, shares, strict=True):
+                shared_out(rewards[row] + discounts[row] * atom, share, target)
+            number = target @ centres
+        assert target.sum() == pytest.approx(1.0)
+        assert float(losses[row]) == pytest.approx(-target @ np.log(softmax(chosen[row])), rel=1e-5)
+        assert float(errors[row]) == pytest.approx(number - softmax(chosen[row]) @ centres, abs=1e-5)
+    gradient = jax.grad(lambda f: values.loss(*as_jax[:3], f)[0].sum())(as_jax[3])
+    np.testing.assert_array_equal(gradient, 0)
+
+
+def test_expected_values_are_means_over_the_support():
+    rng = np.random.default_rng(1)
+    values = TwoHot(LOW, HIGH, BINS)
+    outputs = rng.normal(size=(4, 3 * BINS))
+    found = values.expected(values.by_action(jnp.asarray(outputs, jnp.float32)))
+    expected = softmax(outputs.reshape(4, 3, BINS)) @ np.linspace(LOW, HIGH, BINS)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)  # sums of terms up to 3 that cancel
+    assert values.outputs(3) == 33
+    assert Scalar().outputs(3) == 3
+
+
+@pytest.mark.parametrize("make", [lambda: Scalar(0.0), lambda: TwoHot(1.0, 1.0), lambda: Categorical(0.0, 1.0, 1)])
+def test_supports_that_cannot_be_are_refused(make):
+    with pytest.raises(ValueError, match=r"must be positive|from low to high|at least 2 bins"):
+        make()
