@@ -136,7 +136,7 @@ def test_nothing_overflows_at_initialisation():
         layer = LRU(4, 64, key=KEY, r_min=r_min, r_max=r_max)
 
         def loss(layer):
-            return jnp.mean(jnp.square(layer(inputs(1, 4096, 4))[0]))  # noqa: B023
+            return jnp.mean(jnp.square(layer(inputs(1, 4096, 4))[0]))
 
         gradients = jax.jit(jax.grad(loss))(layer)
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((layer, gradients)))
