@@ -2,8 +2,8 @@
 
 It is a primitive of its own: the derivative rules below are closed (each is written with the recurrence itself), so
 forward mode, reverse mode and every mixture of them work at any order, and `vmap` over lanes makes one wider
-recurrence. Reverse mode keeps lam and h only; the backward pass is one reversed recurrence that gathers the gradient of lam on its
-way (Orvieto et al. 2023 use an associative scan, whose automatic derivative moves an order of magnitude more memory).
+recurrence. Reverse mode keeps lam and h only; the backward pass is one reversed recurrence that gathers the gradient of
+lam on its way. Orvieto et al. 2023 use an associative scan with automatic derivatives, which moves far more memory.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Ways to evaluate the diagonal recurrence h_k = lam h_{k-1} + b_k: one function a way, all of equal meaning.
 
 Shapes everywhere: lam (groups, state), b (groups, batch, length, state), initial (groups, batch, state), reset
-(groups, batch, length) of bool or None; a group is a set of sequences with one lam, for instance a lane. With `reverse` time runs
-from the last step to the first and `initial` is the state after the last. Only `associative` and `fft` are parallel in
-time throughout; `sequential` reads and writes every number once, which is the least there is to do.
+(groups, batch, length) of bool or None; a group is a set of sequences with one lam, for instance a lane. With `reverse`
+time runs from the last step to the first and `initial` is the state after the last. `associative` and `fft` are
+parallel in time throughout; `sequential` reads and writes every number once, which is the least there is to do.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas
-from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Inexact
 
 LamArray = Inexact[Array, "groups state"]
@@ -258,6 +256,9 @@ def pallas_chunked(
 def _pallas_steps(
     lam: LamArray, b: Inputs, initial: State, reset: Reset, *, last: bool, tile: int, interpret: bool
 ) -> Array:
+    from jax.experimental import pallas  # 0.3 s that only this kernel should cost
+    from jax.experimental.pallas import triton
+
     groups, batch, length, state = b.shape
     tiles = -(-state // tile)
     width = tiles * tile
