@@ -66,8 +66,8 @@ class Spectrum(enum.Enum):
 class Discretization(enum.Enum):
     """How one step of length Delta is taken: (Abar, factor of B).
 
-    ZOH: exp(Delta A) and (exp(Delta A) - 1) / A, the input held during a step. DELTA_B: the same Abar with Delta itself.
-    BILINEAR: (1 + Delta A / 2) / (1 - Delta A / 2) and Delta / (1 - Delta A / 2).
+    ZOH: exp(Delta A) and (exp(Delta A) - 1) / A, the input held during a step. DELTA_B: the same Abar with Delta
+    itself. BILINEAR: (1 + Delta A / 2) / (1 - Delta A / 2) and Delta / (1 - Delta A / 2).
     """
 
     ZOH = "zoh"
