@@ -64,7 +64,7 @@ def measured():
 
 
 def features_of(runner, saves, lane, split):
-    networks = runner.networks_from(saves["end"])
+    networks = runner.networks_from("end", saves["end"])
     network = jax.tree.map(lambda leaf: leaf[lane] if isinstance(leaf, jax.Array) else leaf, networks)
     rows = DATA.splits[split]
     stages = network(jnp.asarray(DATA.inputs[rows], jnp.float32) / 255).stages
