@@ -52,11 +52,13 @@ def reference(train, labels, key, fitting, classes):
 
 
 @pytest.mark.parametrize("fitting", [
-    Fitting(epochs=4, learning_rate=1e-2, batch_size=16),
-    Fitting(epochs=3, learning_rate=1e-2, batch_size=16, l2=0.3),
-    Fitting(epochs=3, learning_rate=1e-2, batch_size=24, standardize=False),
+    Fitting(epochs=4, learning_rate=1e-2, batch_size=17),
+    Fitting(epochs=3, learning_rate=1e-2, batch_size=17, l2=0.3),
+    Fitting(epochs=3, learning_rate=1e-2, batch_size=17, standardize=False),
 ])  # fmt: skip
 def test_training_is_the_float64_definition(fitting):
+    # Batches in which four classes cannot have equal shares: the bias of one that has a quarter gets a gradient of
+    # exactly 0 in the first update, and Adam would make a step of what rounding leaves of it.
     train, labels = blobs(0, 100, 7, 4)
     train = 3 * train + 5 if fitting.standardize else train
     key = jax.random.key(3)

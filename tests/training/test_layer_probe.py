@@ -231,7 +231,7 @@ def test_labels_drawn_per_lane_are_the_lanes_own():
     for lane in (0, 1):
         features, _ = features_of(runner, saves, lane, "train")
         for task in runner.tasks:
-            drawn = np.asarray(runner.measurer.draw(task))[lane][data.splits["train"]]
+            drawn = np.asarray(runner.changes.draw(task))[lane][data.splits["train"]]
             within, _ = class_variances(features["hidden2"], drawn)
             found = next(
                 r.value for r in records
