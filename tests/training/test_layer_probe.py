@@ -64,7 +64,7 @@ def measured():
 
 
 def features_of(runner, saves, lane, split):
-    networks = runner.networks_from(saves["end"])
+    networks = runner.networks_from("end", saves["end"])
     network = jax.tree.map(lambda leaf: leaf[lane] if isinstance(leaf, jax.Array) else leaf, networks)
     rows = DATA.splits[split]
     stages = network(jnp.asarray(DATA.inputs[rows], jnp.float32) / 255).stages
@@ -231,7 +231,7 @@ def test_labels_drawn_per_lane_are_the_lanes_own():
     for lane in (0, 1):
         features, _ = features_of(runner, saves, lane, "train")
         for task in runner.tasks:
-            drawn = np.asarray(runner.measurer.draw(task))[lane][data.splits["train"]]
+            drawn = np.asarray(runner.changes.draw(task))[lane][data.splits["train"]]
             within, _ = class_variances(features["hidden2"], drawn)
             found = next(
                 r.value for r in records

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from neoteny.probes.layers import LayerKeys, LayerLabels, LayerMeasurement, StageFeatures, stage_features
+from neoteny.probes.layers import LayerKeys, LayerLabels, LayerMeasurement, LayerTable, StageFeatures, stage_features
 from neoteny.probes.linear import Fitting, Sizes, train_and_predict
 from neoteny.probes.measurement import FeatureProbe, LayerMeasure, LayerProbe, NetworkProbe, ViewProbe, merged
 from neoteny.tasks.streams import Task
@@ -98,14 +98,26 @@ class Measurer:
         for probe in event.probes:
             if isinstance(probe, ViewProbe):
                 yield from self._view(probe, learner, drawn, rows, task, update, bank)
-
         on_layers = [probe for probe in event.probes if isinstance(probe, LayerProbe)]
         for probe in merged(on_layers):
-            yield from self._layers(probe, event, learner, drawn, update)
+            yield from self._layers(probe, event, learner, update)
 
-    def _layers(self, probe: LayerProbe, event: Probe, learner: Any, drawn, update) -> list[Reading]:
-        """A layer probe: one pass of features, or several over a few stages each where they would fill the memory."""
+    def _layers(self, probe: LayerProbe, event: Probe, learner: Any, update) -> list[Reading]:
+        tables, flops = self.layer_tables(probe, event, learner, update)
+        found: dict[tuple[str, str], np.ndarray] = {}
+        for lane, table in enumerate(tables):
+            for metric, place, value in table.measurements():
+                found.setdefault((metric, place), np.full(self._count, np.nan))[lane] = value
+        readings = [Reading(metric, place, values, split=probe.test) for (metric, place), values in found.items()]
+        return _charged(readings, flops)
+
+    def layer_tables(self, probe: LayerProbe, event: Probe, learner: Any, update) -> tuple[list[LayerTable], float]:
+        """What a layer probe measures of every lane, on the task and as many rows as the event says, and its cost.
+
+        One pass of features, or several over a few stages each where they would fill the memory.
+        """
         task = event.task
+        drawn = self._changes.draw(task)
         shapes = self._tracer.stage_shapes(task, learner)
         stages = probe.select(tuple(shapes))
         test = np.asarray(task.rows(probe.test)[: event.samples], np.int32)
@@ -136,12 +148,7 @@ class Measurer:
         if LayerMeasure.TUNNEL in probe.measures:
             final, cost = self._final_accuracy(Evaluate(task, probe.test, event.samples), learner)
             flops += cost
-        found: dict[tuple[str, str], np.ndarray] = {}
-        for lane, table in enumerate(measurement.tables(final)):
-            for metric, place, value in table.measurements():
-                found.setdefault((metric, place), np.full(self._count, np.nan))[lane] = value
-        readings = [Reading(metric, place, values, split=probe.test) for (metric, place), values in found.items()]
-        return _charged(readings, flops)
+        return measurement.tables(final), flops
 
     def _targets(self, task: Task, drawn, rows: np.ndarray) -> np.ndarray:
         found = self._programs.targets(self._lanes, drawn, self._data.data(task), rows, transform=task.transform)
@@ -164,8 +171,15 @@ class Measurer:
         found: dict[str, np.ndarray] = {}
         begun = 0
         for part, real in self._parts(rows):
-            outputs = self._programs.features(
-                learner, self._lanes, drawn, self._data.data(task), part, transform=task.transform, stages=stages
+            outputs = self._over_lanes(
+                self._programs.features,
+                task,
+                learner,
+                (drawn,),
+                self._data.data(task),
+                part,
+                transform=task.transform,
+                stages=stages,
             )
             for name, output in outputs.items():
                 features = stage_features(np.asarray(output)[lanes, :real], pool, lanes=1)

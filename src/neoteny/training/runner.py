@@ -32,7 +32,7 @@ from neoteny.training.placing import PlacedData
 from neoteny.training.programs import Lanes, PackState, programs_for
 from neoteny.training.standing import Standing, arrays_of, from_arrays
 from neoteny.training.stepping import Stepper
-from neoteny.training.tracing import Tracer
+from neoteny.training.tracing import Tracer, split_shapes
 from neoteny.training.unfolding import Branch, PlainEvent, Rejoin, Step, read_after, unfold
 
 TICK_SECONDS = 0.5
@@ -243,6 +243,30 @@ class Runner:
         if not full:
             raise ValueError(f"the save {name!r} holds networks only; it would need Save(..., full=True)")
         return from_arrays(self.outliner.after(position).state.learner, saved, lanes=False)
+
+    def saved_learner(self, name: str, saved: Mapping[str, np.ndarray]) -> tuple[LearnerState, Task | None, int]:
+        """The learner states of a save, the task begun last and the updates before it (bounds, where `until` holds).
+
+        Of a save of networks only, everything but the networks is 0: fit for what looks at networks and features.
+        """
+        position, full = self._save(name)
+        outline = self.outliner.after(position)
+        if full:
+            learner = self.learner_from(name, saved)
+        else:
+            shapes, rest = split_shapes(outline.state.learner)
+            zeros = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), shapes)
+            networks = from_arrays(outline.state.learner.networks, saved, lanes=False)
+            learner = eqx.tree_at(lambda s: s.networks, eqx.combine(zeros, rest), networks)
+        updates = [0]
+        for step in self.steps[:position]:
+            if isinstance(step.event, Branch):
+                updates.append(updates[-1])
+            elif isinstance(step.event, Rejoin):
+                updates.pop()
+            elif isinstance(step.event, Train):
+                updates[-1] += step.event.steps
+        return learner, outline.task, updates[-1]
 
     def _save(self, name: str) -> tuple[int, bool]:
         """Where the script saves under this name, and whether in full."""
