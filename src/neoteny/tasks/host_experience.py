@@ -27,6 +27,10 @@ def draws(seed: int, purpose: Purpose, *counters: int) -> np.random.Generator:
     return np.random.default_rng([seed, purpose.code, *counters])
 
 
+ATARI_EPSILON = LinearEpsilon(1.0, 0.01, 1_000_000)
+"""From 1 to 0.01 over 4 million frames (DQN Zoo)."""
+
+
 @dataclass(frozen=True)
 class HostExperience(Experience):
     """Emulators on the host. The defaults are DQN Zoo's for Atari, counted in actions of four frames.
@@ -39,7 +43,7 @@ class HostExperience(Experience):
     capacity: int = 1_000_000
     stack: int = 4
     reward_bound: float | None = 1.0
-    epsilon: LinearEpsilon = LinearEpsilon(1.0, 0.01, 1_000_000)
+    epsilon: LinearEpsilon = ATARI_EPSILON
     evaluation_epsilon: float = 0.01
     evaluation_limit: int = 27_000
     segment: int = 100_000
