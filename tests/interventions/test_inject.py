@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -39,6 +41,8 @@ from neoteny.networks import (
 )
 from neoteny.networks.activations import Activation, relu
 from neoteny.regularizers import L2, L2ToInit
+from neoteny.training import Fork, Intervene, Save, Switch, Train
+from training_cases import EXPERIMENT, Config, finish, make_runner
 
 MLP = mlp(7, [6, 5], 3)
 CNN = cnn((6, 6, 2), 3, channels=(3,), dense=(5,))
@@ -420,7 +424,8 @@ def test_draws_differ_between_lanes_and_networks_and_repeat_with_the_key():
     assert not np.array_equal(first, second)
     np.testing.assert_allclose(first, new_head(inject(states[0], keys[0], stage="hidden2")), rtol=1e-6)
     again = inject(inject(states[0], keys[0], stage="head"), keys[1], stage="head")
-    assert not np.array_equal(new_head(again), np.asarray(again.networks["online"].stage("head").heads[2].weight))
+    earlier, newest = (head for head in again.networks["online"].stage("head").heads[1:])
+    assert not np.array_equal(earlier.layer.weight, newest.weight)
 
 
 def test_a_draw_is_neither_the_initial_one_nor_a_resets():
@@ -576,6 +581,57 @@ def test_interventions_equal_their_functions_and_are_values():
     once = inject(state, KEY, stage="head")
     assert bits(FoldLinear()(once, KEY)) == bits(fold_linear(once))
     assert len({Inject("head"), Inject("head"), Inject("head", variant=Variant.PLACEBO), FoldLinear()}) == 3
+
+
+@dataclass(frozen=True)
+class EveryLane:
+    """For `when`: the lanes whose head has a weight above the threshold, so not all of them."""
+
+    threshold: float
+
+    def __call__(self, state):
+        stage = state.networks["online"].stage("head")
+        return jnp.max(stage.heads[-1].weight) > self.threshold
+
+
+def in_a_run(tasks):
+    first, second = tasks
+    return [
+        Switch(first),
+        Train(first, 6),
+        Intervene(Inject("hidden2")),
+        Train(first, 6),
+        Fork({"control": (), "again": (Intervene(Inject("hidden2")),)}, then=(Switch(second), Train(second, 4))),
+        Intervene(PrepareInjection("hidden1")),
+        Train(first, 4),
+        Intervene(Inject("hidden1"), when=EveryLane(0.85)),
+        Train(first, 4),
+        Save("end"),
+    ]
+
+
+def test_a_run_killed_before_or_after_any_injection_goes_on_bit_for_bit():
+    experiment = replace(EXPERIMENT, script=lambda config, tasks: tuple(in_a_run(tasks)))
+    configs = [Config(seed=seed) for seed in range(4)]
+    whole = make_runner(configs, experiment=experiment)
+    whole.check()
+    records, saves, ticks = finish(whole)
+    stage = whole.state.learner.networks["online"].stage("head")
+    counts = np.asarray(injections(stage))
+    assert 0 < counts.sum() < 4  # some lanes met the condition, not all
+    stops = {n for n, tick in enumerate(ticks) if tick.kind == "intervene"}
+    assert len(stops) == 4
+    for stop in sorted(stops | {n + 1 for n in stops}):
+        first = make_runner(configs, experiment=experiment)
+        source, kept = first.ticks(), []
+        for _ in range(stop):
+            kept += next(source).records
+        second = make_runner(configs, experiment=experiment)
+        second.restore(first.cursor, first.arrays())
+        rest, saves_rest, _ = finish(second)
+        assert kept + rest == records
+        for path, array in saves["end"].items():
+            np.testing.assert_array_equal(array, saves_rest["end"][path], err_msg=path)
 
 
 def test_stages_keep_their_names_and_show_the_units_of_all_heads():

@@ -134,7 +134,7 @@ def prepare_injection(
         online = state.networks[network]
         split = _position(online, stage)
         head = online.names[split:]
-        if isinstance(online.stages[split], Injected) and online.stages[split].opens:
+        if _standing(online.stages[split])[0]:
             raise ValueError(f"stage {head[0]!r} is injected or prepared already; prepare before, with enough slots")
         made, states = {}, dict(state.optimizer.get(network, {}))
         for name in (network, *followers(state, network)):
@@ -182,7 +182,9 @@ def _position(network: Network, stage: str | int) -> int:
         raise TypeError(f"stage must be a stage's name or its position, not {stage!r}")
     opened = network.stages[position]
     if isinstance(opened, Injected) and not opened.opens:
-        first = next(n for n, s in zip(network.names, network.stages, strict=True) if isinstance(s, Injected))
+        first = [n for n, s in zip(network.names, network.stages, strict=True) if isinstance(s, Injected) and s.opens][
+            0
+        ]
         raise ValueError(
             f"stage {network.names[position]!r} lies inside a head injected at {first!r}; inject there or before"
         )
@@ -367,12 +369,13 @@ def _remembered(old: PyTree, fresh: PyTree, networks: dict[str, Network], change
     places = {networks[n].names.index(s) for n, (_, _, restructured) in changes.items() for s in restructured}
 
     def is_changed(path: tuple) -> bool:
-        for before, entry in zip((None, *path), path, strict=False):
+        in_stages = False
+        for entry in path:
             if isinstance(entry, jax.tree_util.DictKey) and entry.key in names:
                 return True
-            in_stages = isinstance(before, jax.tree_util.GetAttrKey) and before.name == "stages"
             if in_stages and isinstance(entry, jax.tree_util.SequenceKey) and entry.idx in places:
                 return True
+            in_stages = isinstance(entry, jax.tree_util.GetAttrKey) and entry.name == "stages"
         return False
 
     kept = dict(jax.tree_util.tree_leaves_with_path(eqx.filter(old, eqx.is_array)))
@@ -459,4 +462,4 @@ class HeadNormAbove:
             )
             for network in (online, fresh)
         )
-        return now > self.factor**2 * drawn
+        return jnp.asarray(now > self.factor**2 * drawn)

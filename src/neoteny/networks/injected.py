@@ -9,6 +9,8 @@ values of all branches, the first one spreads the encoder's output to them, the 
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -33,7 +35,7 @@ class Injected(Layer):
     closes: bool = eqx.field(static=True)
     detach: bool = eqx.field(static=True, default=False)
 
-    def __call__(self, x, *, train=False, key=None):
+    def __call__(self, x: Any, *, train=False, key=None):
         layers = (*self.heads, *self.negatives)
         inputs = (x,) * len(layers) if self.opens else x.values
         called = [layer(value, train=train, key=key) for layer, value in zip(layers, inputs, strict=True)]
