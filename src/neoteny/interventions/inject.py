@@ -134,8 +134,9 @@ def prepare_injection(
         online = state.networks[network]
         split = _position(online, stage)
         head = online.names[split:]
-        if _standing(online.stages[split])[0]:
-            raise ValueError(f"stage {head[0]!r} is injected or prepared already; prepare before, with enough slots")
+        for name in head:
+            if isinstance(online.stage(name), Injected | Folded):
+                raise ValueError(f"stage {name!r} is injected or prepared already; prepare before, with enough slots")
         made, states = {}, dict(state.optimizer.get(network, {}))
         for name in (network, *followers(state, network)):
             old = state.networks[name]
@@ -182,9 +183,8 @@ def _position(network: Network, stage: str | int) -> int:
         raise TypeError(f"stage must be a stage's name or its position, not {stage!r}")
     opened = network.stages[position]
     if isinstance(opened, Injected) and not opened.opens:
-        first = [n for n, s in zip(network.names, network.stages, strict=True) if isinstance(s, Injected) and s.opens][
-            0
-        ]
+        opening = (n for n, s in zip(network.names, network.stages, strict=True) if isinstance(s, Injected) and s.opens)
+        first = next(opening)
         raise ValueError(
             f"stage {network.names[position]!r} lies inside a head injected at {first!r}; inject there or before"
         )
