@@ -98,7 +98,6 @@ class Measurer:
         for probe in event.probes:
             if isinstance(probe, ViewProbe):
                 yield from self._view(probe, learner, drawn, rows, task, update, bank)
-
         on_layers = [probe for probe in event.probes if isinstance(probe, LayerProbe)]
         for probe in merged(on_layers):
             yield from self._layers(probe, event, learner, update)
@@ -172,8 +171,15 @@ class Measurer:
         found: dict[str, np.ndarray] = {}
         begun = 0
         for part, real in self._parts(rows):
-            outputs = self._programs.features(
-                learner, self._lanes, drawn, self._data.data(task), part, transform=task.transform, stages=stages
+            outputs = self._over_lanes(
+                self._programs.features,
+                task,
+                learner,
+                (drawn,),
+                self._data.data(task),
+                part,
+                transform=task.transform,
+                stages=stages,
             )
             for name, output in outputs.items():
                 features = stage_features(np.asarray(output)[lanes, :real], pool, lanes=1)
