@@ -32,7 +32,9 @@ class Diagnosis:
     margin: float
 
 
-def diagnose_gains(gains: ArrayLike, score_range: float, *, rng: np.random.Generator, margin: float = MARGIN) -> Diagnosis:
+def diagnose_gains(
+    gains: ArrayLike, score_range: float, *, rng: np.random.Generator, margin: float = MARGIN
+) -> Diagnosis:
     """The answer to gains (pairs,) of injected copies over untreated ones with the same draws.
 
     Plasticity-limited if the 95 % interval of the mean gain is above 0; not limited if it lies within `margin` times

@@ -15,6 +15,7 @@ from neoteny.interventions.intervention import EMPTY, Context, Intervention, Not
 from neoteny.interventions.redo import Redo, dormant_units, redo
 from neoteny.interventions.reset import Moments, Reset, ResetOptimizer, reset, reset_optimizer
 from neoteny.interventions.shrink_perturb import ShrinkPerturb, shrink_perturb
+from neoteny.interventions.splice import Restore, Splice, UseHead, restore, restored, splice, spliced
 
 __all__ = [
     "EMPTY",
@@ -30,7 +31,10 @@ __all__ = [
     "Redo",
     "Reset",
     "ResetOptimizer",
+    "Restore",
     "ShrinkPerturb",
+    "Splice",
+    "UseHead",
     "Variant",
     "dormant_units",
     "fold_linear",
@@ -39,5 +43,9 @@ __all__ = [
     "redo",
     "reset",
     "reset_optimizer",
+    "restore",
+    "restored",
     "shrink_perturb",
+    "splice",
+    "spliced",
 ]

@@ -26,6 +26,7 @@ from neoteny.networks.convolution import (
 )
 from neoteny.networks.dense import Dense, Flatten
 from neoteny.networks.dropout import Dropout
+from neoteny.networks.heads import HeadPerTask, Heads, has_heads, head_per_task, use_head
 from neoteny.networks.initializers import (
     Initializer,
     he,
@@ -76,6 +77,8 @@ __all__ = [
     "Frozen",
     "GlobalAveragePool",
     "GroupNorm",
+    "HeadPerTask",
+    "Heads",
     "Initializer",
     "Injected",
     "Layer",
@@ -102,8 +105,10 @@ __all__ = [
     "crelu",
     "elu",
     "gelu",
+    "has_heads",
     "he",
     "he_uniform",
+    "head_per_task",
     "identity",
     "injections",
     "leaky_relu",
@@ -120,6 +125,7 @@ __all__ = [
     "tanh",
     "torch_uniform",
     "trainable_spec",
+    "use_head",
     "vgg",
     "zeros",
 ]

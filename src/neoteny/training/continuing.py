@@ -52,9 +52,7 @@ def continued(
     copies = [replace(config, seed=_seed(config.seed, number)) for number in range(lanes)]
     planned = replace(experiment, script=lambda _, tasks: script(tasks, task))
     runner = Runner(planned, copies, [f"copy{number}" for number in range(lanes)])
-    repeated = jax.tree.map(
-        lambda leaf: jax.numpy.repeat(leaf, lanes, axis=0) if eqx.is_array(leaf) else leaf, state
-    )
+    repeated = jax.tree.map(lambda leaf: jax.numpy.repeat(leaf, lanes, axis=0) if eqx.is_array(leaf) else leaf, state)
     runner.begin(Standing(repeated, standing.clock, Ledger(lanes), np.ones(lanes, bool), task))
     return runner
 

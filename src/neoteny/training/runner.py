@@ -489,7 +489,13 @@ class Runner:
             self.ledger.probe += reading.flops
             records += [
                 self._record(
-                    lane, event.task, position, reading.metric, reading.values[lane], event.split, reading.place
+                    lane,
+                    event.task,
+                    position,
+                    reading.metric,
+                    reading.values[lane],
+                    reading.split or event.split,
+                    reading.place,
                 )
                 for lane in range(len(self.names))
                 if self.alive[lane]

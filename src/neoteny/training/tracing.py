@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 
 from neoteny.learners.learner import attach, detach
-from neoteny.probes.measurement import ViewProbe
+from neoteny.probes.measurement import LayerProbe, ViewProbe
 from neoteny.tasks.sources import Minibatch
 from neoteny.tasks.streams import Task
 from neoteny.training.events import Intervene, Probe
@@ -155,17 +155,22 @@ class Tracer:
 
     def stage_names(self, task: Task, learner: Any) -> tuple[str, ...]:
         """The network's stages, in its order."""
+        return tuple(self.stage_shapes(task, learner))
 
-        def find(shapes: Any, static: Any) -> tuple[str, ...]:
-            names: list[str] = []
+    def stage_shapes(self, task: Task, learner: Any) -> dict[str, tuple[int, ...]]:
+        """The shape of every stage's output of one example, in the network's order."""
+
+        def find(shapes: Any, static: Any) -> dict[str, tuple[int, ...]]:
+            found: dict[str, tuple[int, ...]] = {}
 
             def trace(dynamic, values, batch):
                 outputs = self._programs.features_lane(eqx.combine(dynamic, static), values, batch)
-                names.extend(outputs)  # jax would give the names back sorted, and their order is the network's
+                # jax would give the names back sorted, and their order is the network's
+                found.update({name: output.shape[1:] for name, output in outputs.items()})
                 return outputs
 
             jax.eval_shape(trace, shapes, self.values, self.batch_shape(task, 1))
-            return tuple(names)
+            return found
 
         return self._once("stages", task, learner, find)
 
@@ -189,8 +194,11 @@ class Tracer:
             raise ValueError(f"the network has {outputs} outputs and {task.data.name} has {classes} classes")
 
     def check_probes(self, event: Probe, learner: Any, bank: Bank) -> None:
-        """Trace the view probes, so that one that does not fit fails before anything is computed."""
+        """ValueError or KeyError for a probe that does not fit: view probes are traced, layer probes looked through."""
         task = event.task
+        for probe in event.probes:
+            if isinstance(probe, LayerProbe):
+                self._check_layers(probe, task, learner)
         rows = min(len(task.rows(event.split)), event.samples or len(task.rows(event.split)))
         for probe in event.probes:
             if isinstance(probe, ViewProbe):
@@ -206,6 +214,14 @@ class Tracer:
 
                 saved = {name: bank[name] for name in probe.saves}
                 self._once(("fits", probe, rows), task, (learner, saved), trace)
+
+    def _check_layers(self, probe: LayerProbe, task: Task, learner: Any) -> None:
+        if task.data.classes is None:
+            raise ValueError(f"{probe.name} needs class labels, and {task.data.name} has none")
+        for split in (probe.fit, probe.test) if probe.fits else (probe.test,):
+            if len(task.rows(split)) == 0:
+                raise ValueError(f"{probe.name}: task {task.name!r} has no rows in its split {split!r}")
+        probe.select(self.stage_names(task, learner))
 
     def learner_text(self, task: Task) -> str:
         """What the learner computes for one lane on a task, as lowered text, whoever wrote it.
