@@ -47,7 +47,9 @@ def as_method(method: MethodLike) -> Method:
     try:
         return Method(method)
     except ValueError:
-        raise ValueError(f"method must be one of {', '.join(repr(m.value) for m in Method)}; got {method!r}") from None
+        raise ValueError(
+            f"method must be one of {', '.join(repr(m.value) for m in Method)}; got {method!r}"
+        ) from None
 
 
 def diagonal_recurrence(
