@@ -1,4 +1,4 @@
-"""The command line: `neoteny studies | plan | run | resume | status | report | probe | doctor`."""
+"""The command line: `neoteny studies | plan | run | resume | status | report | probe | diagnose | doctor`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ USAGE = """neoteny: a laboratory for networks that must keep learning
   neoteny status DIR              how far it is
   neoteny report DIR [--docs D]   claims and report again, from the records alone; results into D/STUDY.md
   neoteny probe DIR:RUN[:SAVE]    what each layer of a stored network does: linear probes, rank, CKA, tunnel
+  neoteny diagnose DIR:RUN[:SAVE] is a stored run limited by lost plasticity? inject a copy and compare
   neoteny doctor                  devices, extras and data sets: what is here, how to get the rest
 
 `neoteny run STUDY --help` lists presets, experiments and fields of that study."""
@@ -357,6 +358,24 @@ def _probe(arguments: Sequence[str]) -> int:
     return 0
 
 
+def _diagnose(arguments: Sequence[str]) -> int:
+    from neoteny.lab.diagnose import Options, diagnose
+
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        raise UsageError("`neoteny diagnose` needs a checkpoint: neoteny diagnose DIR:RUN or DIR:RUN:SAVE")
+    asks_help = arguments[0] in ("-h", "--help")
+    options = _parse(
+        Options,
+        arguments if asks_help else arguments[1:],
+        "neoteny diagnose DIR:RUN[:SAVE]",
+        "Is a stored run limited by lost plasticity?",
+    )
+    path, summary = diagnose(arguments[0], options)
+    print(summary)
+    print(f"page: {path}")
+    return 0
+
+
 def _doctor(arguments: Sequence[str]) -> int:
     _no_more("doctor", arguments)
     from neoteny.lab.doctor import describe
@@ -378,6 +397,7 @@ COMMANDS = {
     "status": _status,
     "report": _report,
     "probe": _probe,
+    "diagnose": _diagnose,
     "doctor": _doctor,
 }
 

@@ -95,13 +95,17 @@ def supervised(
 
     def trained(network: Network) -> PyTree:
         stages = zip(network.names, network.stages, strict=True)
-        return {name: split_trainable(stage)[0] for name, stage in stages if name not in frozen}
+        parameters = {name: split_trainable(stage)[0] for name, stage in stages if name not in frozen}
+        return {name: held for name, held in parameters.items() if jax.tree.leaves(held)}
+
+    def remember(networks: dict[str, Network]) -> PyTree:
+        network = networks[ONLINE]
+        return {"penalty": penalty.init(network), "rule": rule.init(trained(network))}
 
     def init(key) -> LearnerState:
         network = make(key)
         states = {name: s for name, s in init_stages(optimizer, network).items() if name not in frozen}
-        memory = {"penalty": penalty.init(network), "rule": rule.init(trained(network))}
-        return LearnerState({ONLINE: network}, {ONLINE: states}, memory, (), origin)
+        return LearnerState({ONLINE: network}, {ONLINE: states}, remember({ONLINE: network}), (), origin)
 
     def data_loss(network: Network, batch: Batch, key):
         result = network(batch.inputs, train=True, key=key)
@@ -157,5 +161,5 @@ def supervised(
 
         return View(state.networks[ONLINE], loss, optimizer, features, make)
 
-    origin = Origin({ONLINE: make}, {ONLINE: optimizer})
+    origin = Origin({ONLINE: make}, {ONLINE: optimizer}, remember)
     return Learner(init, update, predict, objective.score, switch, view, origin)

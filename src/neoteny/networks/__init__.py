@@ -37,10 +37,13 @@ from neoteny.networks.initializers import (
     torch_uniform,
     zeros,
 )
+from neoteny.networks.injected import Folded, Injected, injections
 from neoteny.networks.lru import LRU, DenseRecurrence, InitScale, LadderMixer, Parameterization, Rung
 from neoteny.networks.mlp import MLP, mlp
 from neoteny.networks.network import (
+    Branches,
     Chain,
+    Frozen,
     Layer,
     Maker,
     Network,
@@ -83,6 +86,7 @@ __all__ = [
     "ActivationFunction",
     "AveragePool2d",
     "BatchNorm",
+    "Branches",
     "Chain",
     "Conv2d",
     "Dense",
@@ -90,6 +94,8 @@ __all__ = [
     "Discretization",
     "Dropout",
     "Flatten",
+    "Folded",
+    "Frozen",
     "Gate",
     "GlobalAveragePool",
     "GroupNorm",
@@ -97,6 +103,7 @@ __all__ = [
     "Heads",
     "InitScale",
     "Initializer",
+    "Injected",
     "LadderMixer",
     "Layer",
     "LayerNorm",
@@ -138,6 +145,7 @@ __all__ = [
     "he_uniform",
     "head_per_task",
     "identity",
+    "injections",
     "leaky_relu",
     "lecun",
     "mlp",

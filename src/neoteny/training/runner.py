@@ -268,6 +268,10 @@ class Runner:
                 updates[-1] += step.event.steps
         return learner, outline.task, updates[-1]
 
+    def is_full(self, name: str) -> bool:
+        """Whether the save under this name keeps the whole learner state."""
+        return self._save(name)[1]
+
     def _save(self, name: str) -> tuple[int, bool]:
         """Where the script saves under this name, and whether in full."""
         saves = {step.save_name: place for place, step in enumerate(self.steps) if isinstance(step.event, Save)}
@@ -290,6 +294,10 @@ class Runner:
         self._standings = [Standing.from_arrays(outline, stored, _prefix(depth)) for depth, outline in enumerate(stack)]
         self.branch_ledger.restore({name: stored[f"branches.{name}"] for name in self.branch_ledger.arrays()})
         self.cursor = cursor
+
+    def begin(self, standing: Standing) -> None:
+        """Begin the script where another run stood, and not from a fresh initialisation."""
+        self._standings, self.cursor = [standing], Cursor()
 
     # The fold -----------------------------------------------------------------------------------------------------
 
