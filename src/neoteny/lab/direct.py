@@ -282,7 +282,7 @@ def _in_directory(study: Study, request: Request, store: Store, seeds: tuple[int
         pack_store = store.pack(pack.name)
         manifest = pack_store.manifest()
         assert manifest is not None, "every pack is finished here"
-        networks = make_runner(study, plan, pack).networks_from(pack_store.arrays(manifest, _FINAL))
+        networks = make_runner(study, plan, pack).networks_from(_FINAL, pack_store.arrays(manifest, _FINAL))
         found.update({plan.runs[name].config.seed: (networks, lane) for lane, name in enumerate(pack.runs)})
     return Result(_tidy(load(store.directory)), {seed: found[seed] for seed in seeds})
 

@@ -5,8 +5,8 @@ A script is a finite tuple of these. What depends on results is never the list b
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from neoteny.interventions import Intervention
 from neoteny.tasks.streams import Task
@@ -71,6 +71,11 @@ class Probe:
         self.probes = tuple(measurement(probe) for probe in probes)
         self.task, self.split, self.samples = on, split, samples
 
+    @property
+    def saves(self) -> tuple[str, ...]:
+        """Names of the saves the probes read."""
+        return tuple(name for probe in self.probes for name in getattr(probe, "saves", ()))
+
 
 @dataclass(frozen=True)
 class Intervene:
@@ -87,10 +92,37 @@ class Intervene:
 
 @dataclass(frozen=True)
 class Save:
-    """Keep the networks under this name, or the whole learner state if `full`."""
+    """Keep the networks under this name, or the whole learner state if `full`.
+
+    Later interventions and probes that name the save are given its networks.
+    """
 
     name: str
     full: bool = False
 
 
-Event = Switch | Train | Evaluate | Probe | Intervene | Save
+@dataclass(frozen=True)
+class Fork:
+    """Try several ways on from here: every branch starts from the same state and clock, hence has the same draws.
+
+    branches: name -> its events. then: events that every branch has after its own. Records carry the branch's name,
+    and what a branch saves is kept as `branch/name`. Afterwards the run goes on from the state before the fork.
+    """
+
+    branches: Mapping[str, tuple[Event, ...]]
+    then: tuple[Event, ...] = field(default=())
+
+    def __post_init__(self):
+        if not self.branches:
+            raise ValueError("a Fork needs at least one branch: Fork({'control': ()}, then=(...))")
+        for name, events in self.branches.items():
+            if not name or "/" in name:
+                raise ValueError(f"a branch needs a name without '/', not {name!r}")
+            if not isinstance(events, tuple):
+                raise TypeError(f"the branch {name!r} takes a tuple of events, not {type(events).__name__}")
+        if not isinstance(self.then, tuple):
+            raise TypeError(f"then takes a tuple of events, not {type(self.then).__name__}")
+
+
+Event = Switch | Train | Evaluate | Probe | Intervene | Save | Fork
+"""What a script may hold."""

@@ -166,3 +166,15 @@ class Ledger:
         """Take the accounts from a stored state."""
         self.train, self.forward = arrays["train"].copy(), arrays["forward"].copy()
         self.probe, self.search = arrays["probe"].copy(), arrays["search"].copy()
+
+    def copy(self) -> Ledger:
+        """Accounts of their own, as they are now."""
+        other = Ledger(self.lanes)
+        other.restore(self.arrays())
+        return other
+
+    def add(self, other: Ledger, since: Ledger) -> None:
+        """Add what `other` counted since it was `since`."""
+        start, accounts = since.arrays(), self.arrays()
+        for name, account in other.arrays().items():
+            accounts[name] += account - start[name]

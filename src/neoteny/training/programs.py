@@ -63,6 +63,11 @@ def _select(choose: Array, yes: PyTree, no: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(choose, a, b) if eqx.is_array(a) else a, yes, no)
 
 
+def _copy(tree: PyTree) -> PyTree:
+    """The same values in arrays of their own, which a program that donates the others leaves alone."""
+    return jax.tree.map(jnp.copy, tree)
+
+
 def _all_finite(tree: PyTree) -> Array:
     leaves = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
     return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all()
@@ -86,6 +91,7 @@ class Programs:
         self.switch = jax.jit(self._switch, static_argnames=("transform",))
         self.chunk = jax.jit(self._chunk, static_argnames=("transform", "until"), donate_argnums=0)
         self.check = jax.jit(self._check)
+        self.copy = jax.jit(_copy)
         self.substitute = jax.jit(self._substitute)
         self.draw = jax.jit(self._draw, static_argnames=("transform",))
         self.score = jax.jit(self._score, static_argnames=("transform",))
@@ -169,17 +175,6 @@ class Programs:
 
         return _strong(jax.vmap(lane)(learner, lanes.values, lanes.seeds))
 
-    def metric_names(
-        self, lanes: Lanes, learner: LearnerState, data: DataArrays, transform: Transform
-    ) -> tuple[str, ...]:
-        """Names of the training metrics an update gives, found without computing."""
-
-        def lane(learner_state, values, seed):
-            batch = self.batch_lane(seed, data, transform, self._source.batch_size)
-            return self.update_lane(learner_state, batch, values, seed, 0, 0)[1]
-
-        return tuple(jax.eval_shape(jax.vmap(lane), learner, lanes.values, lanes.seeds))
-
     def _chunk(self, state: PackState, lanes: Lanes, task: TaskArrays, clock: Clock, steps, alive, transform, until):
         """At most `steps` updates; with `until`, none once every lane that is alive is held."""
 
@@ -247,20 +242,23 @@ class Programs:
 
         return jax.vmap(lane)(learner_states, lanes.values, drawn)
 
-    def view_probe_lane(self, probe: ViewProbe, learner_state, values, seed, batch: Batch, update) -> dict[str, Any]:
-        """What a view probe measures on one lane."""
+    def view_probe_lane(
+        self, probe: ViewProbe, learner_state, values, seed, batch: Batch, update, saved
+    ) -> dict[str, Any]:
+        """What a view probe measures on one lane; `saved` holds the networks it asks for."""
         learner = self.learner(values)
         key = named_key(root_key(seed), Purpose.PROBE, update, zlib.crc32(probe.name.encode()))
-        return dict(probe.function(learner.view(attach(learner_state, learner)), batch, key))
+        view = learner.view(attach(learner_state, learner))
+        return dict(probe.function(view, batch, key, saved) if probe.saves else probe.function(view, batch, key))
 
     def _view_probe(
-        self, learner_states, lanes: Lanes, drawn, data: DataArrays, rows, update, transform, probe: ViewProbe
+        self, learner_states, lanes: Lanes, drawn, data: DataArrays, rows, update, saved, transform, probe: ViewProbe
     ):
-        def lane(learner_state, values, seed, drawn):
+        def lane(learner_state, values, seed, drawn, saved):
             batch = take_batch(data, transform, drawn, rows)
-            return self.view_probe_lane(probe, learner_state, values, seed, batch, update)
+            return self.view_probe_lane(probe, learner_state, values, seed, batch, update, saved)
 
-        return _map_lanes(lane, learner_states, lanes.values, lanes.seeds, drawn)
+        return _map_lanes(lane, learner_states, lanes.values, lanes.seeds, drawn, saved)
 
     def intervene_lane(
         self,
@@ -271,8 +269,9 @@ class Programs:
         seed,
         batch: Batch,
         number,
+        saved,
     ) -> LearnerState:
-        """One lane after the intervention, the `number`-th of the script."""
+        """One lane after the intervention, the `number`-th on its way; `saved` holds the networks it asks for."""
         learner = self.learner(values)
         attached = attach(learner_state, learner)
         key = named_key(root_key(seed), Purpose.INTERVENTION, number)
@@ -281,7 +280,7 @@ class Programs:
         def loss(network: Network) -> Array:
             return learner.view(attached).loss(network, batch, loss_key)
 
-        changed = detach(intervention(attached, key, Context(inputs=batch.inputs, loss=loss)))
+        changed = detach(intervention(attached, key, Context(inputs=batch.inputs, loss=loss, saved=saved)))
         return changed if when is None else _select(when(attached), changed, learner_state)
 
     def _intervene(
@@ -292,15 +291,16 @@ class Programs:
         data: DataArrays,
         rows,
         number,
+        saved,
         transform: Transform,
         intervention: Intervention,
         when: Callable | None,
     ) -> LearnerState:
-        def lane(learner_state, values, seed, drawn):
+        def lane(learner_state, values, seed, drawn, saved):
             batch = take_batch(data, transform, drawn, rows)
-            return self.intervene_lane(intervention, when, learner_state, values, seed, batch, number)
+            return self.intervene_lane(intervention, when, learner_state, values, seed, batch, number, saved)
 
-        return _strong(jax.vmap(lane)(learner_states, lanes.values, lanes.seeds, drawn))
+        return _strong(jax.vmap(lane)(learner_states, lanes.values, lanes.seeds, drawn, saved))
 
 
 _made: OrderedDict[tuple, Programs] = OrderedDict()
