@@ -89,7 +89,9 @@ def test_the_factor_scales_the_slow_group_alone():
     start = maker(jax.random.key(0))
     whole, quarter = stepped(0.0, factor=1.0), stepped(0.0, factor=0.25)
     chosen = in_fields(split_trainable(whole)[0], SLOW)
-    rows = zip(*(jax.tree.leaves(split_trainable(tree)[0]) for tree in (whole, quarter)), jax.tree.leaves(chosen), strict=True)
+    rows = zip(
+        *(jax.tree.leaves(split_trainable(tree)[0]) for tree in (whole, quarter)), jax.tree.leaves(chosen), strict=True
+    )
     assert sum(jax.tree.leaves(chosen)) == len(SLOW)
     learner = supervised(maker, optax.sgd(0.0))
     begun = jax.tree.leaves(split_trainable(learner.init(jax.random.key(0)).networks["online"])[0])

@@ -50,8 +50,8 @@ def adamw_groups(
 
     Fields called one of `slow` (eigenvalues, input matrix and normalisation of a recurrence: arXiv:2303.06349, section
     4 and table 10) learn at `factor` times the rate and are not decayed: decay would pull |lambda| towards exp(-1). All
-    others learn at the rate and are decayed by rate * weight_decay. Names that no parameter has are ignored, so that one
-    optimiser serves every stage.
+    others learn at the rate and are decayed by rate * weight_decay. Names that no parameter has are ignored, so that
+    one optimiser serves every stage.
     """
     names = frozenset(slow)
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, PyTree
 
 from neoteny.learners.learner import Batch, Learner, LearnerState, Origin, View, init_stages
 from neoteny.networks.network import Maker, Network, Statistic, as_network, check_maker, split_trainable
+from neoteny.networks.sequence import values_of
 from neoteny.regularizers import NoPenalty, Regularizer
 
 
@@ -137,7 +138,7 @@ def supervised(
             return value + penalty.penalty(network, state.memory["penalty"])
 
         def features(network: Network, inputs: Array) -> dict[str, Array]:
-            return network(inputs).stages
+            return {name: values_of(output) for name, output in network(inputs).stages.items()}
 
         return View(state.networks[ONLINE], loss, optimizer, features, make)
 

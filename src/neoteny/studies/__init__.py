@@ -12,6 +12,7 @@ from neoteny.errors import UsageError
 from neoteny.lab.study import Study
 
 STUDIES: Mapping[str, str] = {
+    "lru": "Do long sequences need more than a linear, stable, normalised recurrence? (Orvieto et al. 2023)",
     "plasticity": "Does a network stay able to learn when its targets keep changing? (Lyle et al. 2023)",
 }
 """Name -> the question it asks."""

@@ -92,7 +92,9 @@ def _listops(
 def expressions(
     rng: np.random.Generator, count: int, min_length: int, max_length: int, max_depth: int, max_args: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Of `count` expressions begun, those of min_length < tokens < max_length: rows (m, max_length) int8 and values (m,).
+    """Of `count` expressions begun, those of min_length < tokens < max_length.
+
+    Returns rows (m, max_length) int8 and values (m,).
 
     All trees grow together, one depth at a time. A root that is a digit is a tree of one token: roots here are
     operators, which is the archive's distribution for any min_length >= 1.
@@ -108,9 +110,7 @@ def expressions(
         above = above[grown[owner[above]] < max_length]
         arguments = rng.integers(2, max_args + 1, len(above))
         parent = np.repeat(above, arguments)
-        is_operator = (
-            rng.random(len(parent)) <= OPERATOR_SHARE if depth < max_depth else np.zeros(len(parent), bool)
-        )
+        is_operator = rng.random(len(parent)) <= OPERATOR_SHARE if depth < max_depth else np.zeros(len(parent), bool)
         digits = rng.integers(1, 11, len(parent), dtype=np.int8)
         symbol = np.where(is_operator, rng.integers(MIN, END, len(parent), dtype=np.int8), digits)
         owner = owner[parent]

@@ -44,8 +44,8 @@ _BARREN = 20
 class Drawing:
     """How pictures are drawn. Lengths are in pixels of a 32x32 picture and grow with the side.
 
-    dashes: of a long path (6, 9 and 14 are the published difficulties). distractors: short paths of dashes // 3, as many
-    as find room. dash, gap: their lengths. turn: standard deviation of the change of direction, in radians. margin:
+    dashes: of a long path (6, 9 and 14 are the published difficulties). distractors: short paths of dashes // 3, as
+    many as find room. dash, gap: their lengths. turn: standard deviation of the change of direction, in radians. margin:
     least distance between paths. thickness, marker: of a dash, and the radius of a disc.
     """
 
@@ -98,7 +98,9 @@ def _images(examples: int, side: int, drawing: Drawing, dev: int, test: int, see
         more, answers = pictures_of(rng, _ROUND, side, drawing)
         barren = 0 if len(more) else barren + 1
         if barren == _BARREN:
-            raise UsageError(f"two paths of {drawing.dashes} dashes do not fit into {side}x{side}; ask for shorter ones")
+            raise UsageError(
+                f"two paths of {drawing.dashes} dashes do not fit into {side}x{side}; ask for shorter ones"
+            )
         pictures, labels = np.concatenate([pictures, more]), np.concatenate([labels, answers])
     parts, start = {}, 0
     for split, size in (("train", examples), ("dev", dev), ("test", test)):
@@ -122,6 +124,8 @@ def pictures_of(rng: np.random.Generator, count: int, side: int, drawing: Drawin
         ends, grown = _grow_some(rng, taken, length, side, drawing, _ATTEMPTS if index < 2 else 2)
         if index < 2:
             whole &= grown
+            if not whole.any():
+                return np.zeros((0, side, side), np.uint8), np.zeros(0, np.int32)
         # a path that found no room is not drawn and takes none
         ends = np.where(grown[:, None, None, None], ends, np.inf)
         paths.append(ends)
@@ -150,7 +154,7 @@ def _grow_some(
 def grow(
     rng: np.random.Generator, taken: np.ndarray, length: int, side: int, drawing: Drawing
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One path in every picture: ends of its dashes (pictures, length, 2 ends, 2) and whether it found room (pictures,).
+    """One path in every picture: ends of its dashes (pictures, length, 2 ends, 2), whether it found room (pictures,).
 
     taken: (pictures, points, 2), what to keep away from; points at infinity are none.
     """
@@ -187,6 +191,8 @@ def grow(
         ends[:, step, 0], ends[:, step, 1] = tip, tip + dash * towards
         own[:, 2 * step], own[:, 2 * step + 1] = tip + dash / 2 * towards, tip + dash * towards
         tip = tip + (dash + gap) * towards
+        if not alive.any():
+            break
     return ends, alive
 
 

@@ -64,7 +64,9 @@ def from_parts(
     targets = np.concatenate([part[1] for part in parts.values()])
     targets = targets.astype(np.float32 if classes is None else np.int32)
     if classes is not None and not 0 <= targets.min() <= targets.max() < classes:
-        raise UsageError(f"{name}: labels go from {targets.min()} to {targets.max()}; with {classes} classes 0 is first")
+        raise UsageError(
+            f"{name}: labels go from {targets.min()} to {targets.max()}; with {classes} classes 0 is first"
+        )
     splits = _with_cuts(name, splits, None if classes is None else targets, dev, test)
     for array in (inputs, targets, *splits.values()):
         array.setflags(write=False)

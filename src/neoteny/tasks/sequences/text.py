@@ -24,7 +24,9 @@ AAN_SOURCE = "ACL Anthology Network; Radev et al. 2013, Tay et al. 2021 (Long Ra
 SENTIMENTS = ("negative", "positive")
 
 
-def imdb(length: int = 4_096, *, examples: int | None = None, dev: Size = 0.1, path: str | Path | None = None) -> Arrays:
+def imdb(
+    length: int = 4_096, *, examples: int | None = None, dev: Size = 0.1, path: str | Path | None = None
+) -> Arrays:
     """IMDB reviews as bytes: inputs (n, length) int16 tokens (byte + 1, 0 is padding), labels 0 negative, 1 positive.
 
     path: imdb_bytes.npz, or the published folder aclImdb. Without it: NEOTENY_DATA/imdb_bytes.npz, then
