@@ -15,9 +15,9 @@ class Arrays:
 
     inputs: (n, height, width, channels) or (n, features); uint8 is divided by 255 when batches are made, anything else
     must be float32, or, in sequences of tokens (n, length), whole numbers of any other type with 0 for padding.
-    targets: (n,) int32 class labels, or (n, outputs) float32 for regression. splits: name -> (m,) int32 row numbers, always with
-    "train". classes: number of classes, None for regression. source: where it came from, with its citation or terms in
-    a few words. tokens: rows an embedding table needs, padding included; 0 where inputs are no tokens.
+    targets: (n,) int32 class labels, or (n, outputs) float32 for regression. splits: name -> (m,) int32 row numbers,
+    always with "train". classes: number of classes, None for regression. source: where it came from, with its citation
+    or terms in a few words. tokens: rows an embedding table needs, padding included; 0 where inputs are no tokens.
     """
 
     name: str

@@ -88,6 +88,17 @@ def final_scores(frame: pl.DataFrame, experiment: str, **where: object) -> pl.Da
     )
 
 
+def judged_scores(frame: pl.DataFrame, experiment: str) -> pl.DataFrame:
+    """`final_scores`; Undecidable after too few updates to tell models apart."""
+    scores = final_scores(frame, experiment)
+    if (scores["steps"] < LEAST_STEPS).any():
+        raise Undecidable(f"needs at least {LEAST_STEPS} updates")
+    return scores
+
+
+LEAST_STEPS = 100
+"""Updates below which an accuracy says nothing about a model."""
+
 CHANCE = {
     "digits": 10.0, "permuted_digits": 10.0, "scifar": 10.0, "scifar_grey": 10.0, "listops": 10.0, "text": 50.0,
     "retrieval": 50.0, "pathfinder": 50.0, "pathx": 50.0, "recall": 50.0,
@@ -128,7 +139,7 @@ def _together(parts: list[Verdict]) -> Verdict:
 
 def _ladder_differences(frame: pl.DataFrame, better: str, worse: str, expectation, experiment="ladder") -> Verdict:
     """Accuracy of one model less another's, paired by seed, a part for each task."""
-    scores = final_scores(frame, experiment)
+    scores = judged_scores(frame, experiment)
     parts = []
     for data in sorted(scores["data"].unique().to_list()):
         rows = scores.filter(pl.col("data") == data)
@@ -227,7 +238,7 @@ def _exponential_learns_phases(frame: pl.DataFrame) -> Verdict:
 
 
 def _stability_rows(frame: pl.DataFrame, r_max: float) -> pl.DataFrame:
-    scores = final_scores(frame, "stability")
+    scores = judged_scores(frame, "stability")
     rows = scores.filter((pl.col("r_max") - r_max).abs() < 1e-6)
     if rows.is_empty():
         raise Undecidable(f"needs runs of stability with r_max {r_max:g}")
@@ -273,7 +284,7 @@ def _gamma_helps(frame: pl.DataFrame) -> Verdict:
 
 @_decided
 def _memory_needs_both(frame: pl.DataFrame) -> Verdict:
-    scores = final_scores(frame, "recall")
+    scores = judged_scores(frame, "recall")
     _one_setting(scores, (*SHARED, "data", "r_min", "r_max"))
     phases = sorted(scores["max_phase"].unique().to_list())
     if len(phases) != 2 or set(scores["model"]) != {"lru", "ring"}:

@@ -32,8 +32,8 @@ class Recall(Transform):
     """Patterns (batch, steps, bits) as sequences (batch, steps + delay + steps, bits + 2).
 
     First the pattern, its steps marked by 1 in channel `bits`; then the delay; then `steps` steps marked by 1 in
-    channel bits + 1, during which nothing else is shown and the pattern is to be given back. Targets stay the pattern (batch,
-    steps, bits): the network's last `steps` outputs.
+    channel bits + 1, during which nothing else is shown and the pattern is to be given back. Targets stay the pattern
+    (batch, steps, bits): the network's last `steps` outputs.
     """
 
     delay: int

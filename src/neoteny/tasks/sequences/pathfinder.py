@@ -45,8 +45,8 @@ class Drawing:
     """How pictures are drawn. Lengths are in pixels of a 32x32 picture and grow with the side.
 
     dashes: of a long path (6, 9 and 14 are the published difficulties). distractors: short paths of dashes // 3, as
-    many as find room. dash, gap: their lengths. turn: standard deviation of the change of direction, in radians. margin:
-    least distance between paths. thickness, marker: of a dash, and the radius of a disc.
+    many as find room. dash, gap: their lengths. turn: standard deviation of the change of direction, in radians.
+    margin: least distance between paths. thickness, marker: of a dash, and the radius of a disc.
     """
 
     dashes: int = 14
