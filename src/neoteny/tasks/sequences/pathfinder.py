@@ -36,7 +36,7 @@ _SHARPEST = 3.0
 _ATTEMPTS = 12
 """Attempts at every path before it is given up."""
 
-_BARREN = 20
+_BARREN = 3
 """Rounds without any image after which the paths are taken not to fit."""
 
 
