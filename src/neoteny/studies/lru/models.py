@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from jaxtyping import Array
 
-from neoteny.networks import Layer
-from neoteny.networks.lru import LRU, S4D, S5, SLOW, Block, ComplexDiagonal, DenseRecurrence, Exponential
+from neoteny.networks import Layer, identity, relu, tanh
+from neoteny.networks.lru import LRU, DenseRecurrence, Parameterization
+from neoteny.networks.recurrent import Mixer
+from neoteny.networks.s4d import S4D, Discretization
+from neoteny.networks.s5 import S5
 
 if TYPE_CHECKING:
     from neoteny.studies.lru.sequences import Config
-
-__all__ = ["SLOW", "TITLES", "DenseRecurrence", "ModelName", "block", "dense_recurrence", "lru", "mixer"]
 
 ModelName = Literal[
     "rnn_tanh", "rnn_relu", "rnn_linear", "complex", "exponential", "stable", "ring", "lru", "s4d", "s5",
@@ -37,43 +39,50 @@ TITLES: dict[str, str] = {
 """Names of the models in figures, in their order there."""
 
 
+ACTIVATIONS = {"tanh": tanh, "relu": relu, "linear": identity}
+
+
 def dense_recurrence(width: int, state: int, activation: Literal["tanh", "relu", "linear"], *, key: Array) -> Layer:
     """A dense recurrent layer; linear is the identity."""
-    return DenseRecurrence(width, state, activation, key=key)
+    return DenseRecurrence(width, state, ACTIVATIONS[activation], key=key)
 
 
-def lru(width: int, state: int, *, key: Array, r_min: float | Array, r_max: float | Array) -> Layer:
-    """The LRU with all phases."""
-    return LRU(width, state, key=key, r_min=r_min, r_max=r_max)
-
-
-def mixer(config: Config, width: int, *, key: Array) -> Layer:
+def mixer(config: Config) -> Mixer:
     """The recurrent layer that this configuration's model is about."""
     state, both = config.state, config.bidirectional
-    ring = {"r_min": config.r_min, "r_max": config.r_max, "max_phase": config.max_phase, "bidirectional": both}
-    match config.model:
-        case "rnn_tanh" | "rnn_relu" | "rnn_linear":
-            return DenseRecurrence(width, state, config.model.removeprefix("rnn_"), key=key)
-        case "complex":
-            return ComplexDiagonal(width, state, key=key, **ring)
-        case "exponential":
-            return Exponential(width, state, key=key, **ring)
-        case "stable" | "ring":
-            return LRU(width, state, key=key, gamma=False, **ring)
-        case "lru":
-            return LRU(width, state, key=key, **ring)
-        case "s4d":
-            return S4D(width, state, key=key, bidirectional=both)
-        case "s4d_delta_b":
-            return S4D(width, state, key=key, discretisation="delta_b", bidirectional=both)
-        case "s4d_untied":
-            return S4D(width, state, key=key, tied=False, bidirectional=both)
-        case "s5":
-            return S5(width, state, key=key, bidirectional=both)
-        case "bag":
-            raise ValueError("a bag of symbols has no recurrence")
+    diagonal = partial(
+        LRU, r_min=config.r_min, r_max=config.r_max, max_phase=config.max_phase, gamma=False, bidirectional=both
+    )
+
+    def make(width: int, key: Array) -> Layer:
+        match config.model:
+            case "rnn_tanh":
+                return DenseRecurrence(width, state, tanh, key=key)
+            case "rnn_relu":
+                return DenseRecurrence(width, state, relu, key=key)
+            case "rnn_linear":
+                return DenseRecurrence(width, state, identity, key=key)
+            case "complex":
+                return diagonal(width, state, key=key, parameterization=Parameterization.CARTESIAN)
+            case "exponential":
+                return diagonal(width, state, key=key, parameterization=Parameterization.EXPONENTIAL)
+            case "stable" | "ring":
+                return diagonal(width, state, key=key)
+            case "lru":
+                return diagonal(width, state, key=key, gamma=True)
+            case "s4d":
+                return S4D(width, state, key=key)
+            case "s4d_delta_b":
+                return S4D(width, state, key=key, discretization=Discretization.DELTA_B)
+            case "s4d_untied":
+                return S4D(width, state, key=key, tied=False)
+            case "s5":
+                return S5(width, state, key=key, bidirectional=both)
+            case "bag":
+                raise ValueError("a bag of symbols has no recurrence")
+
+    return make
 
 
-def block(config: Config, width: int, *, key: Array) -> Layer:
-    """Norm, recurrence, GELU, GLU and the residual sum around them."""
-    return Block(mixer(config, width, key=key), width, key=key, dropout=config.dropout, half_glu=config.half_glu)
+ONE_WAY = frozenset({"rnn_tanh", "rnn_relu", "rnn_linear", "s4d", "s4d_delta_b", "s4d_untied", "bag"})
+"""Models without a bidirectional form."""

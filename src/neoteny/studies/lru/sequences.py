@@ -19,8 +19,10 @@ from neoteny.learners.optimizers import adamw_groups, warmup_cosine
 from neoteny.learners.supervised import CROSS_ENTROPY, Objective, supervised
 from neoteny.networks import Chain, Dense, Layer, Network, gelu, named_key
 from neoteny.networks.activations import Activation
+from neoteny.networks.recurrent import SLOW
+from neoteny.networks.residual_sequence import Gate, ResidualBlock
 from neoteny.networks.sequence import Compare, Embedding, LastSteps, MeanPool, Pairs
-from neoteny.studies.lru.models import SLOW, ModelName, block
+from neoteny.studies.lru.models import ONE_WAY, ModelName, mixer
 from neoteny.tasks import places, sequences
 from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.sources import Minibatch
@@ -74,6 +76,8 @@ class Config:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.examples < 0 or self.seed < 0:
             raise ValueError(f"examples and seed must not be negative, not {self.examples} and {self.seed}")
+        if self.bidirectional and self.model in ONE_WAY:
+            raise ValueError(f"{self.model} has no bidirectional form; leave bidirectional False")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
         if not self.learning_rate > 0 or not self.factor > 0 or not self.weight_decay >= 0:
@@ -191,7 +195,13 @@ def maker(config: Config) -> Callable[[Array], Network]:
             return Network(**stages)
         for index in range(1, config.depth + 1):
             name = f"block{index}"
-            stages[name] = block(config, width, key=named_key(key, name))
+            stages[name] = ResidualBlock(
+                width,
+                mixer(config),
+                key=named_key(key, name),
+                dropout=config.dropout,
+                gate=Gate.HALF if config.half_glu else Gate.FULL,
+            )
         if config.data == "recall":
             steps, bits = PATTERN
             stages["head"] = Chain(LastSteps(steps), Dense(width, bits, key=named_key(key, "head")))
@@ -280,8 +290,9 @@ def _rungs(models: tuple[ModelName, ...], common: dict, chosen: tuple[float, flo
     blocks = []
     for model in models:
         radii = {"lru": chosen, "ring": ring}.get(model)
+        one_way = {"bidirectional": (False,)} if model in ONE_WAY else {}
         where = GLOROT if radii is None else {"r_min": (radii[0],), "r_max": (radii[1],)}
-        blocks.append({**common, "model": (model,), **where})
+        blocks.append({**common, "model": (model,), **where, **one_way})
     return blocks
 
 

@@ -17,8 +17,9 @@ from neoteny.lab.study import Experiment
 from neoteny.learners.learner import Learner
 from neoteny.learners.supervised import SQUARED_ERROR, supervised
 from neoteny.networks import Network
+from neoteny.networks.lru import LRU
 from neoteny.networks.sequence import MeanPool
-from neoteny.studies.lru.models import dense_recurrence, lru
+from neoteny.studies.lru.models import dense_recurrence
 from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.sources import Minibatch
 from neoteny.tasks.streams import Task, single
@@ -63,7 +64,7 @@ def learner(config: Speed) -> Learner:
         if config.model == "tanh":
             layer = dense_recurrence(config.width, config.state, "tanh", key=key)
         else:
-            layer = lru(config.width, config.state, r_min=0.9, r_max=0.999, key=key)
+            layer = LRU(config.width, config.state, r_min=0.9, r_max=0.999, key=key)
         return Network(mixer=layer, head=MeanPool())
 
     return supervised(make, optax.sgd(1e-6), objective=SQUARED_ERROR)

@@ -20,8 +20,9 @@ from neoteny.lab.study import Experiment
 from neoteny.learners.learner import Batch, Learner, View
 from neoteny.learners.supervised import SQUARED_ERROR, supervised
 from neoteny.networks import Layer, Network, Statistic
+from neoteny.networks.lru import LRU, DenseRecurrence
 from neoteny.probes import NetworkProbe, ViewProbe
-from neoteny.studies.lru.models import DenseRecurrence, dense_recurrence, lru
+from neoteny.studies.lru.models import dense_recurrence
 from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.sequences import filtered_waves
 from neoteny.tasks.sources import Minibatch
@@ -71,13 +72,15 @@ def forward_gain(r_min: float, r_max: float) -> float:
     return math.log((1 - r_min**2) / (1 - r_max**2)) / (r_max**2 - r_min**2)
 
 
-def _eigenvalues(layer: Layer) -> Array:
-    return jnp.exp(-jnp.exp(layer.nu_log) + 1j * jnp.exp(layer.theta_log))  # pyright: ignore[reportAttributeAccessIssue]
+def _diagonal(network: Network) -> LRU:
+    layer = network.stage("mixer")
+    assert isinstance(layer, LRU)
+    return layer
 
 
 def _measured_gain(length: int, view: View, batch: Batch, key: Array) -> Mapping[str, Array]:
     """Mean ||h||^2 over the second half of a white-noise drive of unit variance, by the plain recurrence."""
-    lam = _eigenvalues(view.network.stage("mixer"))
+    lam = _diagonal(view.network).lam
 
     def step(h: Array, index: Array) -> tuple[Array, Array]:
         noise = jax.random.normal(jax.random.fold_in(key, index), (2, lam.shape[0])) / jnp.sqrt(2.0)
@@ -100,8 +103,8 @@ def _spectrum(network: Network) -> Mapping[str, float]:
     layer = network.stage("mixer")
     if isinstance(layer, DenseRecurrence):
         return {"": disk_distance(np.linalg.eigvals(np.asarray(layer.A, np.float64)))}
-    radius = np.exp(-np.exp(np.asarray(layer.nu_log, np.float64)))  # pyright: ignore[reportAttributeAccessIssue]
-    return {"": disk_distance(radius, radius.min() ** 2, radius.max() ** 2)}
+    lam = np.asarray(_diagonal(network).lam, np.complex128)
+    return {"": disk_distance(lam, np.abs(lam).min() ** 2, np.abs(lam).max() ** 2)}
 
 
 @cache
@@ -119,7 +122,7 @@ def theory_learner(config: Theory) -> Learner:
     def make(key):
         if config.kind == "dense":
             return Network(mixer=dense_recurrence(1, config.state, "linear", key=key))
-        return Network(mixer=lru(1, config.state, r_min=config.r_min, r_max=config.r_max, key=key))
+        return Network(mixer=LRU(1, config.state, r_min=config.r_min, r_max=config.r_max, key=key))
 
     return supervised(make, optax.sgd(0.0), objective=SQUARED_ERROR)
 
