@@ -137,7 +137,7 @@ def resolve(study: Study, request: Request) -> dict[str, Run]:
     return runs
 
 
-def _packs(runs: Sequence[Run], lanes: int, pad: int) -> list[Pack]:
+def _packs(runs: Sequence[Run], study: Study, lanes: int, pad: int) -> list[Pack]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         place = configs.canonical({"experiment": run.experiment, "structure": configs.structure(run.config)})
@@ -145,7 +145,8 @@ def _packs(runs: Sequence[Run], lanes: int, pad: int) -> list[Pack]:
     packs = []
     for members in groups.values():
         # Equal shares: 40 runs with at most 32 lanes make two packs of 20, which share programs.
-        count = -(-len(members) // lanes)
+        most = study.experiment(members[0].experiment).lanes
+        count = -(-len(members) // (lanes if most is None else min(lanes, most)))
         share = -(-len(members) // count)
         for start in range(0, len(members), share):
             part = members[start : start + share]
@@ -159,7 +160,7 @@ def make_plan(study: Study, request: Request) -> Plan:
     if request.lanes < 1:
         raise UsageError(f"--lanes must be at least 1, not {request.lanes}")
     runs = resolve(study, request)
-    return Plan(request, runs, tuple(_packs(list(runs.values()), request.lanes, request.pad)))
+    return Plan(request, runs, tuple(_packs(list(runs.values()), study, request.lanes, request.pad)))
 
 
 def extend_plan(plan: Plan, study: Study, request: Request) -> Plan:
@@ -182,7 +183,7 @@ def extend_plan(plan: Plan, study: Study, request: Request) -> Plan:
     new = [run for name, run in runs.items() if name not in plan.runs]
     if not new:
         return plan
-    packs = _packs(new, request.lanes, request.pad)
+    packs = _packs(new, study, request.lanes, request.pad)
     return Plan(request, {**plan.runs, **{run.name: run for run in new}}, (*plan.packs, *packs))
 
 

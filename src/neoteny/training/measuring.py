@@ -38,11 +38,11 @@ class Measurer:
         self._programs, self._lanes, self._count, self._data = programs, lanes, count, data
         self._tracer, self._changes = tracer, changes
 
-    def _parts(self, rows: np.ndarray, at_once: int = EVALUATION_ROWS) -> Iterator[tuple[np.ndarray, int]]:
+    def _parts(self, rows: np.ndarray, at_once: int | None = None) -> Iterator[tuple[np.ndarray, int]]:
         """Rows in parts of one size, so that every split has the same program, the last one padded; and how many are
         real.
         """
-        size = min(at_once, self._data.longest)
+        size = min(at_once or EVALUATION_ROWS, self._data.longest)
         for start in range(0, len(rows), size):
             real = rows[start : start + size]
             part = np.zeros(size, np.int32)
@@ -55,7 +55,7 @@ class Measurer:
         rows = task.rows(event.split)[: event.samples]
         drawn, data = self._changes.draw(task), self._data.data(task)
         sums: dict[str, np.ndarray] = {}
-        for part, real in self._parts(rows, event.at_once or EVALUATION_ROWS):
+        for part, real in self._parts(rows, event.at_once):
             weights = (np.arange(len(part)) < real).astype(np.float32)
             scored = self._programs.score(learner, self._lanes, drawn, data, part, weights, transform=task.transform)
             for name, value in scored.items():

@@ -137,9 +137,8 @@ def _together(parts: list[Verdict]) -> Verdict:
     return replace(parts[0], name="") if len(parts) == 1 else all_of(parts)
 
 
-def _ladder_differences(frame: pl.DataFrame, better: str, worse: str, expectation, experiment="ladder") -> Verdict:
+def _differences(scores: pl.DataFrame, better: str, worse: str, expectation) -> Verdict:
     """Accuracy of one model less another's, paired by seed, a part for each task."""
-    scores = judged_scores(frame, experiment)
     parts = []
     for data in sorted(scores["data"].unique().to_list()):
         rows = scores.filter(pl.col("data") == data)
@@ -150,7 +149,7 @@ def _ladder_differences(frame: pl.DataFrame, better: str, worse: str, expectatio
         x, y = paired(by_seed(one), by_seed(other))
         parts.append(named(f"{data}: {better} less {worse}, points", verdict(paired_difference(x, y), expectation)))
     if not parts:
-        raise Undecidable(f"needs finished runs of {experiment} with the models {better} and {worse}")
+        raise Undecidable(f"needs finished runs with the models {better} and {worse} on one task")
     return _together(parts)
 
 
@@ -211,13 +210,13 @@ def _linear_beats_tanh(frame: pl.DataFrame) -> Verdict:
         linear, tanh = (np.log10(column) for column in paired(*columns))
         name = f"filter at rate {rate:g}: log10 of linear's loss over tanh's"
         parts.append(named(name, verdict(paired_difference(linear, tanh), Below(0.0))))
-    ladder = _ladder_differences(frame, "rnn_linear", "rnn_tanh", Above(0.0))
+    ladder = _differences(judged_scores(frame, "ladder"), "rnn_linear", "rnn_tanh", Above(0.0))
     return all_of([*parts, *(ladder.parts or (named("ladder: dense linear less dense tanh, points", ladder),))])
 
 
 @_decided
 def _diagonal_is_enough(frame: pl.DataFrame) -> Verdict:
-    return _ladder_differences(frame, "complex", "rnn_linear", NonInferior(1.0))
+    return _differences(judged_scores(frame, "ladder"), "complex", "rnn_linear", NonInferior(1.0))
 
 
 @_decided
@@ -302,7 +301,8 @@ def _memory_needs_both(frame: pl.DataFrame) -> Verdict:
 
 @_decided
 def _matches_state_space(frame: pl.DataFrame) -> Verdict:
-    found = [_ladder_differences(frame, "lru", other, Equivalent(-2.0, 2.0)) for other in ("s4d", "s5")]
+    scores = judged_scores(frame, "ladder")
+    found = [_differences(scores, "lru", other, Equivalent(-2.0, 2.0)) for other in ("s4d", "s5")]
     flat = [
         part
         for other, each in zip(("s4d", "s5"), found, strict=True)
@@ -313,10 +313,11 @@ def _matches_state_space(frame: pl.DataFrame) -> Verdict:
 
 @_decided
 def _initialisation_not_discretisation(frame: pl.DataFrame) -> Verdict:
-    found = [
-        _ladder_differences(frame, other, "s4d", Equivalent(-1.0, 1.0), "discretisation")
-        for other in ("s4d_delta_b", "s4d_untied")
-    ]
+    # S4D itself is the ladder's
+    plain = judged_scores(frame, "ladder").filter(pl.col("model") == "s4d")
+    scores = pl.concat([judged_scores(frame, "discretisation"), plain])
+    others = ("s4d_delta_b", "s4d_untied")
+    found = [_differences(scores, other, "s4d", Equivalent(-1.0, 1.0)) for other in others]
     names = ("Delta * B less exact input, points", "untied less tied Delta, points")
     return all_of([named(name, each) for name, each in zip(names, found, strict=True)])
 

@@ -321,8 +321,8 @@ def stability_axes(preset: str) -> dict | list[dict]:
 
 
 def discretisation_axes(preset: str) -> dict:
-    """S4D with exact and with simplified input, and with Delta of A and B untied."""
-    models = ("s4d", "s4d_delta_b", "s4d_untied")
+    """S4D with Delta * B for the exact input, and with Delta of A and B untied; S4D itself is the ladder's."""
+    models = ("s4d_delta_b", "s4d_untied")
     if preset == "smoke":
         return {**SMOKE, **GLOROT, "model": models}
     if preset == "paper":
@@ -354,8 +354,12 @@ def text_axes(preset: str) -> list[dict]:
     return [{**common, "model": (model,), "r_min": (0.5,), "r_max": (0.9,)} for model in ("bag", "lru")]
 
 
+LANES = 5
+"""Runs stepped together: a lane of sequences holds hundreds of megabytes, and more of them are no faster."""
+
+
 def _experiment(name: str, axes: Callable) -> Experiment:
-    return Experiment(name, Config, axes, stream, learner, script, source)
+    return Experiment(name, Config, axes, stream, learner, script, source, LANES)
 
 
 ladder = _experiment("ladder", ladder_axes)
