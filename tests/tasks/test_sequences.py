@@ -275,3 +275,13 @@ def test_tokens_default_to_none():
         Arrays("x", np.zeros((1, 1), np.float32), np.zeros(1, np.int32), {"train": np.zeros(1, np.int32)}, 1).tokens
         == 0
     )
+
+
+def test_sequences_by_name(tmp_path):
+    data = load("pixels:mnist_digits")
+    assert data.inputs.shape == (5_000, 784, 1)
+    assert load("permuted_pixels:mnist_digits").digest != data.digest
+    with pytest.raises(UsageError, match="no number of bytes"):
+        load("imdb:long")
+    with pytest.raises(UsageError, match="basic_train"):
+        load(f"listops:{tmp_path}")
