@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import equinox as eqx
@@ -11,7 +12,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+import neoteny
 from neoteny.analysis.claims import evaluate
+from neoteny.cli import main
 from neoteny.errors import UsageError
 from neoteny.lab import configs
 from neoteny.lab.plan import Request, make_plan
@@ -302,3 +305,27 @@ def test_bits_are_scored_one_by_one():
 def test_values_out_of_range_are_refused(field, value):
     with pytest.raises(UsageError, match=field):
         configs.product(Config, {field: (value,)})
+
+
+def test_the_summary_compares_with_a_bag_of_symbols():
+    frame = records()
+    rows = [
+        row("text", seed, "accuracy", (level + 0.1 * seed) / 100, model=model, data="text")
+        for model, level in (("bag", 60.0), ("lru", 75.0))
+        for seed in range(SEEDS)
+    ]
+    (told,) = [text for text in summary(pl.concat([frame, pl.DataFrame(rows)], how="diagonal")) if "bag of the" in text]
+    assert "15.0 points above" in told
+
+
+def test_the_smoke_preset_through_the_command_line(tmp_path, capfd):
+    out = tmp_path / "lru"
+    chosen = ["--experiment", "theory", "phase", "recall", "--model", "lru", "--out", str(out)]
+    assert main(["run", "lru", "--preset", "smoke", *chosen]) == 0
+    claims = {claim["id"]: claim["verdict"] for claim in json.loads((out / "claims.json").read_text())}
+    assert claims["LRU-8"] == claims["LRU-9"] == claims["LRU-10"] == "not_run"
+    assert claims["LRU-1"] != "not_run"
+    assert (out / "report.html").is_file()
+    frame = neoteny.load(out)
+    assert set(frame["experiment"]) == {"theory", "phase", "recall"}
+    assert "seconds" not in frame.columns

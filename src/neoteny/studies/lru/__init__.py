@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import polars as pl
 
-from neoteny.analysis import mean_estimate
+from neoteny.analysis import paired_difference
 from neoteny.lab.study import Study
-from neoteny.studies.lru.claims import CLAIMS, Undecidable, final_scores
+from neoteny.studies.lru.claims import CLAIMS, Undecidable, by_seed, final_scores, paired
 from neoteny.studies.lru.figures import FIGURES
 from neoteny.studies.lru.models import TITLES
 from neoteny.studies.lru.sequences import discretisation, ladder, recall, stability, text
@@ -27,27 +27,33 @@ PRESETS = {
 
 
 def summary(frame: pl.DataFrame) -> tuple[str, ...]:
-    """The ladder in a sentence for each task, and how the byte-level baseline fares."""
+    """The ladder in a sentence for each task, and the LRU on text against a bag of the same symbols."""
     told = []
     for experiment, opening in (("ladder", "Test accuracy on {}: "), ("text", "On {}: ")):
         try:
-            scores = final_scores(frame, experiment)
+            for (data,), rows in sorted(final_scores(frame, experiment).partition_by("data", as_dict=True).items()):
+                told += _told(rows, opening.format(data.replace("_", " ")))
         except Undecidable:
             continue
-        for (data,), rows in sorted(scores.partition_by("data", as_dict=True).items()):
-            means = {
-                model: mean_estimate(rows.filter(pl.col("model") == model)["accuracy"].to_numpy())
-                for model in TITLES
-                if model in set(rows["model"])
-            }
-            shown = ", ".join(f"{TITLES[model]} {estimate.value:.1f}" for model, estimate in means.items())
-            told.append(f"{opening.format(data.replace('_', ' '))}{shown} %.")
-            lost = rows.filter(pl.col("diverged"))
-            if len(lost):
-                told.append(
-                    f"{len(lost)} of these runs diverged and count as chance: {', '.join(sorted(set(lost['model'])))}."
-                )
     return tuple(told)
+
+
+def _told(rows: pl.DataFrame, opening: str) -> list[str]:
+    """The models' mean accuracies on one task, the bag's distance, and what diverged."""
+    of_model = {model: part for (model,), part in rows.partition_by("model", as_dict=True).items()}
+    means = {model: float(of_model[model]["accuracy"].to_numpy().mean()) for model in TITLES if model in of_model}
+    told = [f"{opening}{', '.join(f'{TITLES[model]} {mean:.1f}' for model, mean in means.items())} %."]
+    if {"bag", "lru"} <= set(of_model):
+        gap = paired_difference(*paired(by_seed(of_model["lru"]), by_seed(of_model["bag"])))
+        told.append(
+            f"The LRU is {gap.value:.1f} points above a bag of the same symbols "
+            f"(95 % interval {gap.low:.1f} to {gap.high:.1f})."
+        )
+    lost = rows.filter(pl.col("diverged"))
+    if len(lost):
+        models = ", ".join(TITLES[model] for model in sorted(set(lost["model"])))
+        told.append(f"{len(lost)} of these runs diverged and count as chance: {models}.")
+    return told
 
 
 STUDY = Study(
