@@ -229,7 +229,7 @@ def test_marked_ends_are_joined_exactly_where_the_label_says_so():
     from scipy import ndimage
 
     # no distractors and no gaps, so that a path is one connected region; only a disc holds a 3x3 square of light
-    drawing = Drawing(dashes=5, distractors=0, gap=0.0, dash=2.5, margin=5.0, marker=2.0)
+    drawing = Drawing(dashes=5, distractors=0, gap=0.0, dash=2.5, margin=5.5, marker=2.5)
     data = pathfinder_images(150, drawing=drawing, dev=10, test=10)
     for picture, label in zip(data.inputs[..., 0], data.targets, strict=True):
         regions, count = ndimage.label(picture > 60, np.ones((3, 3)))

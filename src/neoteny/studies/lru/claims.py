@@ -32,7 +32,7 @@ BY_SEED = ("model", "data", "r_min", "r_max", "max_phase", "seed")
 """What tells the runs of an experiment apart in the claims; anything else that differs makes a mixture."""
 
 SHARED = (
-    "size", "examples", "depth", "width", "state", "batch", "steps", "dropout", "half_glu",
+    "size", "examples", "tested", "depth", "width", "state", "batch", "steps", "dropout", "half_glu",
     "learning_rate", "factor", "weight_decay",
 )  # fmt: skip
 """Fields that must have one value among the runs compared."""

@@ -53,6 +53,7 @@ class Config:
     data: DataName = "digits"
     size: int = 16  # side of the pictures, length of a text or expression, or delay of a recall
     examples: int = 0  # training examples, 0 for all there are
+    tested: int = 2_000  # test examples, a fixed random part; 0 for all there are
     model: ModelName = "lru"
     depth: int = 2
     width: int = 64
@@ -74,8 +75,9 @@ class Config:
         for name in ("size", "depth", "width", "state", "batch", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.examples < 0 or self.seed < 0:
-            raise ValueError(f"examples and seed must not be negative, not {self.examples} and {self.seed}")
+        for name in ("examples", "tested", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if self.bidirectional and self.model in ONE_WAY:
             raise ValueError(f"{self.model} has no bidirectional form; leave bidirectional False")
         if not 0 <= self.dropout < 1:
@@ -239,7 +241,7 @@ def script(config: Config, tasks: tuple[Task, ...]) -> tuple[Event, ...]:
     events: list[Event] = [Switch(task), Train(task, 1, record_every=1)]
     if config.steps > 1:
         events.append(Train(task, config.steps - 1))
-    events.append(Evaluate(task, "test", at_once=max(1, EVALUATION_STEPS // length)))
+    events.append(Evaluate(task, "test", samples=config.tested or None, at_once=max(1, EVALUATION_STEPS // length)))
     return tuple(events)
 
 
@@ -282,7 +284,7 @@ SMOKE = {
     "seed": range(2),
 }  # fmt: skip
 QUICK = {"seed": range(5)}
-PAPER = {"depth": (6,), "seed": range(3)}
+PAPER = {"depth": (6,), "tested": (0,), "seed": range(3)}
 
 
 def _rungs(models: tuple[ModelName, ...], common: dict, chosen: tuple[float, float], ring: tuple[float, float]) -> list:
