@@ -16,6 +16,7 @@ import pytest
 import neoteny
 from neoteny.cli import COMMANDS, main
 from neoteny.lab.store import Store, locked
+from neoteny.studies import STUDIES
 
 
 def complaint(capfd):
@@ -45,10 +46,10 @@ class TestMistakes:
         [
             (["rnu"], "unknown command 'rnu'; did you mean 'run'? the commands are studies, plan, run"),
             (["xyzzy"], "unknown command 'xyzzy'; the commands are studies"),
-            (["run"], "`neoteny run` needs a study: plasticity"),
-            (["run", "--preset", "smoke"], "`neoteny run` needs a study: plasticity"),
+            (["run"], f"`neoteny run` needs a study: {', '.join(STUDIES)}"),
+            (["run", "--preset", "smoke"], f"`neoteny run` needs a study: {', '.join(STUDIES)}"),
             (["run", "plastcity"], "unknown study 'plastcity'; did you mean 'plasticity'? the studies are"),
-            (["plan", "xyzzy"], "unknown study 'xyzzy'; the studies are plasticity"),
+            (["plan", "xyzzy"], f"unknown study 'xyzzy'; the studies are {', '.join(STUDIES)}"),
             (["run", "plasticity", "--preset", "huge"], "no preset 'huge'; it has smoke, demo, quick"),
             (["run", "plasticity", "--experiment", "case9"], "no experiment 'case9'; it has case1, remedies"),
             (

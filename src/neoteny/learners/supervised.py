@@ -15,6 +15,7 @@ from jaxtyping import Array, PyTree
 from neoteny.learners.learner import Batch, Learner, LearnerState, Origin, View, init_stages
 from neoteny.networks.heads import Heads, has_heads, use_head
 from neoteny.networks.network import Layer, Maker, Network, Statistic, as_network, check_maker, split_trainable
+from neoteny.networks.sequence import values_of
 from neoteny.regularizers import NoPenalty, Regularizer
 
 
@@ -157,7 +158,7 @@ def supervised(
             return value + penalty.penalty(network, state.memory["penalty"])
 
         def features(network: Network, inputs: Array) -> dict[str, Array]:
-            return network(inputs).stages
+            return {name: values_of(output) for name, output in network(inputs).stages.items()}
 
         return View(state.networks[ONLINE], loss, optimizer, features, make)
 

@@ -52,11 +52,11 @@ class Measurer:
         self._programs, self._lanes, self._count, self._data = programs, lanes, count, data
         self._tracer, self._changes = tracer, changes
 
-    def _parts(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    def _parts(self, rows: np.ndarray, at_once: int | None = None) -> Iterator[tuple[np.ndarray, int]]:
         """Rows in parts of one size, so that every split has the same program, the last one padded; and how many are
         real.
         """
-        size = min(EVALUATION_ROWS, self._data.longest)
+        size = min(at_once or EVALUATION_ROWS, self._data.longest)
         for start in range(0, len(rows), size):
             real = rows[start : start + size]
             part = np.zeros(size, np.int32)
@@ -74,7 +74,7 @@ class Measurer:
         rows = task.rows(event.split)[: event.samples]
         drawn, data = self._changes.draw(task), self._data.data(task)
         sums: dict[str, np.ndarray] = {}
-        for part, real in self._parts(rows):
+        for part, real in self._parts(rows, event.at_once):
             weights = (np.arange(len(part)) < real).astype(np.float32)
             scored = self._over_lanes(
                 self._programs.score, task, learner, (drawn,), data, part, weights, transform=task.transform
