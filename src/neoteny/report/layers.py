@@ -33,7 +33,7 @@ _NAMES = {
 
 _PANELS = {
     "numerical_rank": "numerical rank",
-    "class_ratio": "variance within / between classes",
+    "class_ratio": "variance within / between",
     "cka_to_last": "CKA to the last stage",
 }
 
@@ -119,9 +119,8 @@ def _figures(table: LayerTable, subject: Subject) -> dict[str, tuple[str, str, F
             "Test accuracy of a linear layer trained on each stage's features."
             + ("" if final is None else " Dotted: the network's own, and the share of it that starts a tunnel."),
             curves(
-                frame.select("stage", value="linear_probe"),
-                x="stage",
-                x_label="",
+                frame.select("layer", value="linear_probe"),
+                x="layer",
                 y_label="linear-probe accuracy",
                 references=lines,
             ),
@@ -131,7 +130,7 @@ def _figures(table: LayerTable, subject: Subject) -> dict[str, tuple[str, str, F
         long = pl.concat(
             [
                 frame.select(
-                    pl.col("stage"),
+                    pl.col("layer"),
                     pl.lit(_PANELS[name]).alias("measure"),
                     pl.col(name).cast(pl.Float64).alias("value"),
                 )
@@ -142,7 +141,7 @@ def _figures(table: LayerTable, subject: Subject) -> dict[str, tuple[str, str, F
             "Rank, variances, similarity",
             "Of the test features: covariance eigenvalues above 0.001 of the largest; scatter within classes over the "
             "distance between their means; linear CKA to the last stage.",
-            curves(long, x="stage", panel="measure", share_y=False, columns=1, x_label="", y_label=""),
+            curves(long, x="layer", panel="measure", share_y=False, y_label=""),
         )
     if table.cka is not None and len(table.stages) > 1:
         drawn["cka"] = (
