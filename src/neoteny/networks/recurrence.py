@@ -221,8 +221,6 @@ def _recurrence_jvp(primals, tangents, **params):
     lam, b, initial, *masks = primals
     h = _recurrence_p.bind(*primals, **params)
     lam_tangent, b_tangent, initial_tangent = tangents[:3]
-    if all(type(t) is ad.Zero for t in tangents[:3]):
-        return h, ad.Zero.from_primal_value(h)
     source, start = _instantiated(b_tangent, b), _instantiated(initial_tangent, initial)
     if type(lam_tangent) is ad.Zero:
         return h, _recurrence_p.bind(lam, source, start, *masks, **params)
