@@ -16,6 +16,7 @@ import pytest
 import neoteny
 from neoteny.cli import COMMANDS, main
 from neoteny.lab.store import Store, locked
+from neoteny.studies import STUDIES
 
 
 def complaint(capfd):
@@ -45,10 +46,10 @@ class TestMistakes:
         [
             (["rnu"], "unknown command 'rnu'; did you mean 'run'? the commands are studies, plan, run"),
             (["xyzzy"], "unknown command 'xyzzy'; the commands are studies"),
-            (["run"], "`neoteny run` needs a study: plasticity"),
-            (["run", "--preset", "smoke"], "`neoteny run` needs a study: plasticity"),
+            (["run"], f"`neoteny run` needs a study: {', '.join(STUDIES)}"),
+            (["run", "--preset", "smoke"], f"`neoteny run` needs a study: {', '.join(STUDIES)}"),
             (["run", "plastcity"], "unknown study 'plastcity'; did you mean 'plasticity'? the studies are"),
-            (["plan", "xyzzy"], "unknown study 'xyzzy'; the studies are plasticity"),
+            (["plan", "xyzzy"], f"unknown study 'xyzzy'; the studies are {', '.join(STUDIES)}"),
             (["run", "plasticity", "--preset", "huge"], "no preset 'huge'; it has smoke, demo, quick"),
             (["run", "plasticity", "--experiment", "case9"], "no experiment 'case9'; it has case1, remedies"),
             (
@@ -526,3 +527,27 @@ def test_the_smoke_preset_of_plasticity(tmp_path, capfd):
 
     assert main(["status", str(directory)]) == 0
     assert "12 runs in 3 packs, 3 finished" in capfd.readouterr().out
+
+
+def test_the_smoke_preset_of_tunnel(tmp_path):
+    """Every experiment, with forks, saves that are read, and probes of every layer."""
+    directory = tmp_path / "x"
+    done = neoteny_process("run", "tunnel", "--preset", "smoke", "--out", str(directory))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2:] == ["8 runs finished", f"report: {directory}/report.html"]
+    claims = json.loads((directory / "claims.json").read_text())
+    assert [claim["id"] for claim in claims] == [f"TUN-{number}" for number in range(1, 13)]
+    assert {claim["verdict"] for claim in claims} <= {"inconclusive", "not_run"}, "one seed decides nothing"
+    frame = neoteny.load(directory)
+    assert set(frame["branch"].unique()) >= {"", "untrained", "raw", "E2T1 1"}
+    swaps = frame.filter(frame["metric"] == "swap_accuracy")
+    for run in swaps.partition_by("run", "task"):
+        found = dict(zip(run["place"], run["value"], strict=True))
+        layers = run["depth"][0] - 1
+        assert found[f"E1T2:{layers}"] == found["E1T1"], "with all its layers an extractor is the whole network"
+        assert found[f"E2T1:{layers}"] == found["E2T2"]
+    resets = frame.filter(frame["metric"] == "reset_accuracy")
+    found = dict(zip(resets["place"], resets["value"], strict=True))
+    trained = frame.filter((frame["run"] == resets["run"][0]) & (frame["metric"] == "final_accuracy"))["value"][0]
+    assert found["last:0"] == found["first:0"] == pytest.approx(trained)
+    assert found["last:3"] == found["first:3"], "all hidden layers either way"

@@ -1,4 +1,4 @@
-"""The command line: `neoteny studies | plan | run | resume | status | report | doctor`."""
+"""The command line: `neoteny studies | plan | run | resume | status | report | probe | diagnose | doctor`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ USAGE = """neoteny: a laboratory for networks that must keep learning
   neoteny run STUDY [...]         run a study to its report
   neoteny resume DIR              go on where a run stopped
   neoteny status DIR              how far it is
-  neoteny report DIR              claims and report again, from the records alone
+  neoteny report DIR [--docs D]   claims and report again, from the records alone; results into D/STUDY.md
+  neoteny probe DIR:RUN[:SAVE]    what each layer of a stored network does: linear probes, rank, CKA, tunnel
+  neoteny diagnose DIR:RUN[:SAVE] is a stored run limited by lost plasticity? inject a copy and compare
   neoteny doctor                  devices, extras and data sets: what is here, how to get the rest
 
 `neoteny run STUDY --help` lists presets, experiments and fields of that study."""
@@ -318,13 +320,59 @@ def _status(arguments: Sequence[str]) -> int:
     return 0
 
 
+@dataclasses.dataclass(frozen=True)
+class _ReportOptions:
+    docs: Path | None = None
+
+
 def _report(arguments: Sequence[str]) -> int:
     directory, rest = _directory_argument("report", arguments)
-    _no_more("report", rest)
+    options = _parse(_ReportOptions, rest, "neoteny report DIR", "Claims and report again, from the records alone.")
     from neoteny.lab.store import Store
     from neoteny.studies import load_study
 
-    _write_report(directory, load_study(Store(directory).plan()["study"]))
+    study = load_study(Store(directory).plan()["study"])
+    _write_report(directory, study)
+    if options.docs is not None:
+        from neoteny.report.docs import write_docs
+
+        print(f"documentation: {write_docs(directory, study, options.docs)}")
+    return 0
+
+
+def _probe(arguments: Sequence[str]) -> int:
+    from neoteny.lab.layers import Options, probe_checkpoint
+
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        raise UsageError("`neoteny probe` needs a checkpoint: neoteny probe DIR:RUN or DIR:RUN:SAVE")
+    asks_help = arguments[0] in ("-h", "--help")
+    options = _parse(
+        Options,
+        arguments if asks_help else arguments[1:],
+        "neoteny probe DIR:RUN[:SAVE]",
+        "What each layer of a stored network does.",
+    )
+    path, summary = probe_checkpoint(arguments[0], options)
+    print(summary)
+    print(f"page: {path}")
+    return 0
+
+
+def _diagnose(arguments: Sequence[str]) -> int:
+    from neoteny.lab.diagnose import Options, diagnose
+
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
+        raise UsageError("`neoteny diagnose` needs a checkpoint: neoteny diagnose DIR:RUN or DIR:RUN:SAVE")
+    asks_help = arguments[0] in ("-h", "--help")
+    options = _parse(
+        Options,
+        arguments if asks_help else arguments[1:],
+        "neoteny diagnose DIR:RUN[:SAVE]",
+        "Is a stored run limited by lost plasticity?",
+    )
+    path, summary = diagnose(arguments[0], options)
+    print(summary)
+    print(f"page: {path}")
     return 0
 
 
@@ -348,6 +396,8 @@ COMMANDS = {
     "resume": _resume,
     "status": _status,
     "report": _report,
+    "probe": _probe,
+    "diagnose": _diagnose,
     "doctor": _doctor,
 }
 

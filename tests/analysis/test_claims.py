@@ -149,3 +149,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         write_claims(path, [{"id": "new"}])
     assert json.loads(path.read_text()) == [{"id": "old"}]
     assert [each.name for each in tmp_path.iterdir()] == ["claims.json"]
+
+
+def test_a_claim_about_speed_gets_the_timings_and_is_not_run_without():
+    def faster(frame, timings):
+        assert len(frame) == len(FRAME)
+        return verdict(mean_estimate(timings["seconds"]), Above(1.0))
+
+    claim = Claim("T-1", "Slow", "slow", faster, timed=True)
+    timings = pl.DataFrame({"seconds": [2.0, 2.1, 1.9]})
+    assert evaluate([claim], FRAME, timings)[0]["verdict"] == "holds"
+    for missing_ in (None, timings.clear()):
+        assert evaluate([claim], FRAME, missing_)[0]["verdict"] == "not_run"

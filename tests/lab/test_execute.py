@@ -20,6 +20,7 @@ from neoteny.lab import execute, fingerprint
 from neoteny.lab.execute import Options, StopFlag, worker_cores
 from neoteny.lab.plan import Plan, Request, make_plan
 from neoteny.lab.store import Store
+from neoteny.studies import load_study
 
 
 def manifests(directory):
@@ -303,6 +304,8 @@ class TestChangedSources:
         other = dataclasses.replace(tiny.one, source=scope["source"])
         assert set(fingerprint.code_fingerprint(other)) == {*code, "elsewhere.py"}
         path.write_text("def source(config): pass\n")
+        folder = load_study("lru").experiment("ladder")
+        assert "studies/lru/models.py" in fingerprint.code_fingerprint(folder), "a study in a folder is all its files"
         assert fingerprint.changed_files(code, fingerprint.code_fingerprint(other)) == ["elsewhere.py"]
 
 

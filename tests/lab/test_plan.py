@@ -181,3 +181,14 @@ class TestJson:
         content["runs"][next(iter(content["runs"]))]["config"]["momentum"] = 0.9
         with pytest.raises(UsageError, match="the stored configuration and Config differ in the fields momentum"):
             Plan.from_json(content, STUDY)
+
+
+def test_an_experiment_may_step_fewer_runs_together():
+    first, second = STUDY.experiments
+    study = dataclasses.replace(STUDY, experiments=(dataclasses.replace(first, lanes=2), second))
+    wide = make_plan(STUDY, request())
+    assert {len(pack.runs) for pack in wide.packs if pack.experiment == "a"} == {6}
+    narrow = make_plan(study, request())
+    assert {len(pack.runs) for pack in narrow.packs if pack.experiment == "a"} == {2}
+    assert {len(pack.runs) for pack in narrow.packs if pack.experiment == "b"} == {2}
+    assert {len(pack.runs) for pack in make_plan(study, request(lanes=1)).packs} == {1}, "fewer still if asked for"

@@ -12,7 +12,7 @@ import pytest
 import neoteny
 from neoteny.lab import results
 from neoteny.lab.plan import FORMAT
-from neoteny.lab.records import SCHEMA, Record, to_table
+from neoteny.lab.records import SCHEMA, Record, Timing, to_table
 from neoteny.lab.store import Manifest, Store, StoreError
 
 
@@ -149,3 +149,18 @@ def test_import_without_jax(module):
     # A module name that maps to None makes importing it an ImportError.
     code = f"import sys; sys.modules['jax'] = sys.modules['jaxlib'] = None; import {module}"
     subprocess.run([sys.executable, "-c", code], check=True, env=os.environ)
+
+
+def test_timings_come_with_their_packs_configuration(tmp_path):
+    store = Store(tmp_path)
+    runs = {"r1": {"experiment": "speed", "config": {"length": 8, "updates": 3, "seed": 0}}}
+    packs = [{"name": "p1", "runs": ["r1"], "experiment": "speed"}]
+    store.write_plan({"format": FORMAT, "packs": packs, "runs": runs})
+    manifest = Manifest("p1", 0, "running", (0, 0), machine={"platform": "cpu"})
+    store.pack("p1").commit(
+        manifest, status="running", cursor=(1, 0), state={}, records=[],
+        timings=[Timing("p1", 1, "train", 7, 0.5, 0, 0.0)], saves={},
+    )  # fmt: skip
+    (row,) = results.timed_packs(results.read(tmp_path)).to_dicts()
+    assert (row["seconds"], row["updates"], row["experiment"], row["length"]) == (0.5, 7, "speed", 8)
+    assert (row["runs"], row["platform"], row["config_updates"]) == (1, "cpu", 3)

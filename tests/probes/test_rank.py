@@ -354,13 +354,14 @@ class TestInputs:
         assert effective_rank(np.eye(4, dtype=np.int8)) == 4
         assert effective_rank(np.eye(4, dtype=bool)) == 4
 
-    @pytest.mark.parametrize("name", ["arrays", "rank", "dormancy", "similarity"])
+    @pytest.mark.parametrize("name", ["arrays", "rank", "dormancy", "similarity", "tunnel"])
     def test_modules_do_not_import_jax(self, name):
         tree = ast.parse((Path(rank.__file__).parent / f"{name}.py").read_text())
         imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         allowed = {
             "__future__",
+            "collections.abc",
             "functools",
             "math",
             "typing",

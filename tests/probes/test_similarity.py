@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neoteny.probes.similarity import class_variances, linear_cka
+from neoteny.probes import similarity
+from neoteny.probes.similarity import (
+    cka_matrix,
+    class_variances,
+    linear_cka,
+    mean_absolute_difference,
+    variance_ratio,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 SHAPES = [(40, 5, 7), (5, 40, 30), (6, 3, 50), (12, 12, 12), (2, 1, 1)]
@@ -257,3 +264,72 @@ class TestClassVariances:
             class_variances(features, np.zeros(5))
         with pytest.raises(ValueError, match="features has shape"):
             class_variances(np.ones(5), np.zeros(5, int))
+
+
+class TestMatrix:
+    @pytest.mark.parametrize("n", [5, 30, 400])
+    def test_every_pair_is_linear_cka(self, n):
+        rng = np.random.default_rng(0)
+        layers = [rng.standard_normal((n, d)) + 2 for d in (3, 40, 9)]
+        layers.append(layers[0] @ rng.standard_normal((3, 5)))
+        expected = [[linear_cka(x, y) for y in layers] for x in layers]
+        np.testing.assert_allclose(cka_matrix(layers), expected, rtol=1e-9)
+
+    def test_both_forms_are_taken_and_agree(self, monkeypatch):
+        rng = np.random.default_rng(0)
+        layers = [rng.standard_normal((20, d)) for d in (4, 6)]
+        centred = [similarity._centred(layer) for layer in layers]
+        np.testing.assert_allclose(similarity._by_samples(centred), similarity._by_features(centred), rtol=1e-12)
+        taken = []
+        for name in ("_by_samples", "_by_features"):
+            form = getattr(similarity, name)
+            monkeypatch.setattr(similarity, name, lambda c, form=form, name=name: taken.append(name) or form(c))
+        cka_matrix(layers)
+        cka_matrix([np.tile(layer, 50) for layer in layers])
+        assert taken == ["_by_features", "_by_samples"]
+
+    def test_constant_and_bad_layers_are_nan_and_no_other(self):
+        x, y = pair(0, 30, 4, 6)
+        found = cka_matrix([x, np.ones((30, 3)), y, np.where(x > 2, np.nan, x)])
+        good = np.ix_([0, 2], [0, 2])
+        np.testing.assert_allclose(found[good], [[1, linear_cka(x, y)], [linear_cka(x, y), 1]], rtol=1e-9)
+        found[good] = np.nan
+        assert np.isnan(found).all()
+
+    def test_errors(self):
+        with pytest.raises(ValueError, match="the same samples"):
+            cka_matrix([np.ones((4, 2)), np.ones((5, 2))])
+        with pytest.raises(ValueError, match="without lanes"):
+            cka_matrix([np.ones((2, 4, 2))])
+
+
+class TestDifference:
+    def test_definition(self):
+        x, y = pair(0, 7, 3, 3)
+        naive = np.mean([[abs(x[i, j] - y[i, j]) for j in range(3)] for i in range(7)])
+        assert mean_absolute_difference(x, y) == pytest.approx(naive)
+        assert mean_absolute_difference(x, x) == 0
+        np.testing.assert_allclose(mean_absolute_difference(np.stack([x, y]), x), [0, naive])
+
+    def test_bad_numbers_and_errors(self):
+        x, y = pair(0, 7, 3, 3)
+        found = mean_absolute_difference(np.stack([x, np.where(y > -1, np.inf, y)]), y)
+        assert np.isfinite(found[0])
+        assert np.isnan(found[1])
+        with pytest.raises(ValueError, match="only equal widths compare"):
+            mean_absolute_difference(x, y[:, :2])
+        with pytest.raises(ValueError, match="the same samples"):
+            mean_absolute_difference(x, y[:4])
+
+
+class TestRatio:
+    def test_it_is_within_over_between_and_has_no_scale(self):
+        rng = np.random.default_rng(0)
+        features, labels = rng.standard_normal((2, 30, 4)), np.arange(30) % 3
+        within, between = class_variances(features, labels)
+        np.testing.assert_allclose(variance_ratio(features, labels), within / between)
+        np.testing.assert_allclose(variance_ratio(1e3 * features, labels), within / between)
+
+    def test_without_distance_between_classes_it_is_nan(self):
+        assert np.isnan(variance_ratio(np.ones((4, 2)), [0, 0, 1, 1]))
+        assert np.isnan(variance_ratio(np.eye(4), [0, 0, 0, 0]))

@@ -11,6 +11,7 @@ from neoteny.probes.weights import (
     gradient_norm,
     kernel_rank,
     kernels,
+    weight_change,
     weight_norm,
     weight_rank,
 )
@@ -152,3 +153,35 @@ def test_convolutions_are_unfolded_by_output_channel_in_either_layout():
 
 def test_weight_rank_without_kernels_is_nan():
     assert np.isnan(weight_rank(Network(gate=Rectify()))["all"])
+
+
+def test_weight_change_is_of_the_kernels_between_two_checkpoints():
+    initial, before, after = make(0), make(1), make(2)
+    changes = weight_change(before, after, initial)
+    assert set(changes) == {"hidden", "head", "all"}
+    moved = [b - a for a, b in zip(weights(before), weights(after), strict=True)]
+    start = weights(initial)
+    for name, difference, origin in zip(("hidden", "head"), moved, start, strict=True):
+        np.testing.assert_allclose(changes[name].rms, np.linalg.norm(difference) / np.sqrt(difference.size))
+        np.testing.assert_allclose(changes[name].relative, np.linalg.norm(difference) / np.linalg.norm(origin))
+    total = np.sqrt(sum((d**2).sum() for d in moved))
+    np.testing.assert_allclose(changes["all"].rms, total / np.sqrt(20 + 15))
+    np.testing.assert_allclose(changes["all"].relative, total / np.sqrt(sum((o**2).sum() for o in start)))
+    assert weight_change(before, before, initial)["all"] == (0, 0)
+    assert weight_change(before, after)["head"].relative == weight_change(before, after, before)["head"].relative
+
+
+def test_weight_change_of_what_is_not_finite_or_began_at_zero():
+    network = make(0)
+    zero = jax.tree.map(lambda x: 0 * x if eqx.is_array(x) else x, network)
+    bad = jax.tree.map(lambda x: x * jnp.inf if eqx.is_array(x) else x, network)
+    from_zero = weight_change(zero, network)["hidden"]
+    assert np.isnan(from_zero.relative)
+    assert from_zero.rms > 0
+    assert np.isnan(weight_change(network, bad)["all"]).all()
+
+
+def test_weight_change_of_different_networks_is_named():
+    network = make(0)
+    with pytest.raises(ValueError, match="stage 'head' has other kernels in these checkpoints"):
+        weight_change(network, network.replace(head=PerExample(linear(np.ones((2, 5)), np.ones(2)))))

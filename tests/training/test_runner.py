@@ -346,6 +346,9 @@ def test_records_say_where_and_when(whole):
 def test_evaluation_counts_every_row_once_whatever_the_batch(monkeypatch):
     events = lambda tasks: [Switch(tasks[0]), Train(tasks[0], 5), Evaluate(tasks[0], "train")]  # noqa: E731
     whole_records, _, _ = finish(make_runner([Config()], experiment=events_experiment(events)))
+    fewer = lambda tasks: [Switch(tasks[0]), Train(tasks[0], 5), Evaluate(tasks[0], "train", at_once=3)]  # noqa: E731
+    threes, _, _ = finish(make_runner([Config()], experiment=events_experiment(fewer)))
+    np.testing.assert_allclose([r.value for r in threes], [r.value for r in whole_records], rtol=1e-6)
     monkeypatch.setattr(measuring, "EVALUATION_ROWS", 7)
     parts, _, _ = finish(make_runner([Config()], experiment=events_experiment(events)))
     for one, other in zip(whole_records, parts, strict=True):

@@ -22,17 +22,19 @@ class Claim:
 
     id: "UPL-1". statement: what is claimed, in one sentence. paper: the paper's own value or wording.
     measure: the frame of all records, with configuration fields as columns, to a verdict. A measure that
-    finds no rows for what it needs returns `not_run`; one that raises is a bug and is let through.
+    finds no rows for what it needs returns `not_run`; one that raises is a bug and is let through. timed: the
+    claim is about speed, and its measure takes the packs' timings as a second frame.
     """
 
     id: str
     statement: str
     paper: str
-    measure: Callable[[pl.DataFrame], Verdict]
+    measure: Callable[..., Verdict]
+    timed: bool = False
 
 
-def evaluate(claims: Iterable[Claim], frame: pl.DataFrame) -> list[dict[str, Any]]:
-    """Every claim's result as the entries of claims.json, in order.
+def evaluate(claims: Iterable[Claim], frame: pl.DataFrame, timings: pl.DataFrame | None = None) -> list[dict[str, Any]]:
+    """Every claim's result as the entries of claims.json, in order. Without `timings`, claims about speed are not run.
 
     Keys: id, statement, paper, measured, interval ([low, high] or None), n, verdict, reason, parts (a list of
     the same without id, statement and paper, but with name). Numbers that are not finite become None. A frame
@@ -45,13 +47,23 @@ def evaluate(claims: Iterable[Claim], frame: pl.DataFrame) -> list[dict[str, Any
         raise ValueError(f"claim ids must be unique; used more than once: {', '.join(repeated)}")
     results = []
     for claim in claims:
-        found = not_run("no records") if frame.is_empty() else claim.measure(frame)
+        found = _measured(claim, frame, timings)
         if not isinstance(found, Verdict):
             raise TypeError(
                 f"the measure of claim {claim.id} must return a Verdict; it returned {type(found).__name__}"
             )
         results.append({"id": claim.id, "statement": claim.statement, "paper": claim.paper, **_entry(found)})
     return results
+
+
+def _measured(claim: Claim, frame: pl.DataFrame, timings: pl.DataFrame | None) -> Verdict:
+    if frame.is_empty():
+        return not_run("no records")
+    if not claim.timed:
+        return claim.measure(frame)
+    if timings is None or timings.is_empty():
+        return not_run("needs the packs' timings")
+    return claim.measure(frame, timings)
 
 
 def write_claims(path: str | os.PathLike[str], results: list[dict[str, Any]]) -> None:

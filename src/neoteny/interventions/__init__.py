@@ -1,23 +1,51 @@
 """Interventions: pure functions of a learner's state, parameters and optimiser state together."""
 
+from neoteny.interventions.inject import (
+    FoldLinear,
+    HeadNormAbove,
+    Inject,
+    InjectedMoments,
+    PrepareInjection,
+    Variant,
+    fold_linear,
+    inject,
+    prepare_injection,
+)
 from neoteny.interventions.intervention import EMPTY, Context, Intervention, Nothing
 from neoteny.interventions.redo import Redo, dormant_units, redo
 from neoteny.interventions.reset import Moments, Reset, ResetOptimizer, reset, reset_optimizer
 from neoteny.interventions.shrink_perturb import ShrinkPerturb, shrink_perturb
+from neoteny.interventions.splice import Restore, Splice, UseHead, restore, restored, splice, spliced
 
 __all__ = [
     "EMPTY",
     "Context",
+    "FoldLinear",
+    "HeadNormAbove",
+    "Inject",
+    "InjectedMoments",
     "Intervention",
     "Moments",
     "Nothing",
+    "PrepareInjection",
     "Redo",
     "Reset",
     "ResetOptimizer",
+    "Restore",
     "ShrinkPerturb",
+    "Splice",
+    "UseHead",
+    "Variant",
     "dormant_units",
+    "fold_linear",
+    "inject",
+    "prepare_injection",
     "redo",
     "reset",
     "reset_optimizer",
+    "restore",
+    "restored",
     "shrink_perturb",
+    "splice",
+    "spliced",
 ]

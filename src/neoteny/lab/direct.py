@@ -128,7 +128,11 @@ def _script_text(runner: Any) -> str:
 
 
 def _probe_text(probe: Any) -> str:
+    from neoteny.probes import LayerProbe
+
     settings = {name: value for name, value in vars(probe).items() if name != "function"}
+    if isinstance(probe, LayerProbe):
+        return f"{type(probe).__name__} {settings}"
     return f"{type(probe).__name__} {settings} {_function_text(probe.function)}"
 
 

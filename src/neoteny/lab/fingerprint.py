@@ -28,7 +28,10 @@ def code_fingerprint(experiment: Experiment) -> dict[str, str]:
     for path in {_source_file(part) for part in parts if part is not None} - {None}:
         assert path is not None
         inside = path.is_relative_to(package)
-        files[str(path.relative_to(package)) if inside else path.name] = path
+        # a study that is a folder is all its files
+        folder = inside and path.parent.parent == package / "studies"
+        for file in sorted(path.parent.glob("*.py")) if folder else (path,):
+            files[str(file.relative_to(package)) if inside else file.name] = file
     return {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in sorted(files.items())}
 
 

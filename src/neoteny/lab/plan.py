@@ -144,7 +144,7 @@ def resolve(study: Study, request: Request) -> dict[str, Run]:
     return runs
 
 
-def _packs(runs: Sequence[Run], request: Request) -> list[Pack]:
+def _packs(runs: Sequence[Run], study: Study, request: Request) -> list[Pack]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         place = configs.canonical({"experiment": run.experiment, "structure": configs.structure(run.config)})
@@ -152,7 +152,9 @@ def _packs(runs: Sequence[Run], request: Request) -> list[Pack]:
     packs = []
     for members in groups.values():
         # Equal shares: 40 runs with at most 32 lanes make two packs of 20, which share programs.
-        count = max(-(-len(members) // request.lanes), min(request.workers, len(members) // LANES_WORTH_SPLITTING))
+        most = study.experiment(members[0].experiment).lanes
+        lanes = request.lanes if most is None else min(request.lanes, most)
+        count = max(-(-len(members) // lanes), min(request.workers, len(members) // LANES_WORTH_SPLITTING))
         share = -(-len(members) // count)
         for start in range(0, len(members), share):
             part = members[start : start + share]
@@ -168,7 +170,7 @@ def make_plan(study: Study, request: Request) -> Plan:
     if request.workers < 1:
         raise UsageError(f"--workers must be at least 1, not {request.workers}")
     runs = resolve(study, request)
-    return Plan(request, runs, tuple(_packs(list(runs.values()), request)))
+    return Plan(request, runs, tuple(_packs(list(runs.values()), study, request)))
 
 
 def extend_plan(plan: Plan, study: Study, request: Request) -> Plan:
@@ -191,7 +193,7 @@ def extend_plan(plan: Plan, study: Study, request: Request) -> Plan:
     new = [run for name, run in runs.items() if name not in plan.runs]
     if not new:
         return plan
-    packs = _packs(new, request)
+    packs = _packs(new, study, request)
     return Plan(request, {**plan.runs, **{run.name: run for run in new}}, (*plan.packs, *packs))
 
 

@@ -70,6 +70,28 @@ def read(directory: Path | str) -> Results:
     return Results(plan, manifests, join_records(pa.concat_tables(records), plan["runs"]), timing_frame)
 
 
+def timed_packs(results: Results) -> pl.DataFrame:
+    """The timings with the columns experiment, runs and platform of their pack, and its configuration.
+
+    `updates` counts those of all `runs` together. Lane fields have the values of the pack's first run; the others are
+    those of all. A field with a timing's own name is called `config_NAME`.
+    """
+    rows, runs = [], {}
+    for pack in results.plan["packs"]:
+        manifest = results.manifests[pack["name"]]
+        if manifest is not None:
+            runs[pack["name"]] = results.plan["runs"][pack["runs"][0]]
+            platform = str(manifest.machine.get("platform", ""))
+            rows.append({"pack": pack["name"], "runs": len(pack["runs"]), "platform": platform})
+    if not rows:
+        return results.timings
+    configured = config_frame(runs).rename({"run": "pack"})
+    clashing = {name: f"config_{name}" for name in configured.columns if name in results.timings.columns[1:]}
+    configured = configured.rename(clashing)
+    packs = pl.DataFrame(rows).join(configured, on="pack", how="left", maintain_order="left")
+    return results.timings.join(packs, on="pack", how="left", maintain_order="left")
+
+
 def load(directory: Path | str) -> pl.DataFrame:
     """All records of a result directory with configuration fields as columns.
 

@@ -32,7 +32,8 @@ class Experiment:
     products.
     stream(config) -> tasks and script(config, tasks) -> events are called once on the host, where Lane fields
     are not there. learner(config) is called inside the traced program, where Lane fields are traced scalars.
-    source(config) -> how tasks are sampled, or how experience is gathered in environments.
+    source(config) -> how tasks are sampled, or how experience is gathered in environments. lanes: runs stepped together
+    at most, where one lane's memory is large; None leaves it to whoever runs it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Experiment:
     learner: Callable[[Any], Learner]
     script: Callable[[Any, tuple[Task, ...]], tuple[Event, ...]]
     source: Callable[[Any], Minibatch | DeviceExperience] | None = None
+    lanes: int | None = None
 
 
 @dataclass(frozen=True)

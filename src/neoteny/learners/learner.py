@@ -31,11 +31,14 @@ class Origin:
     """Where a state came from: what makes fresh parameters and fresh optimiser state of the same structure.
 
     `makers` and `optimizers` are by network name. An origin may close over traced hyper-parameters, so it never leaves
-    the program it was made in: the runner detaches it at the boundary and attaches it again inside.
+    the program it was made in: the runner detaches it at the boundary and attaches it again inside. `memory` gives the
+    learner's memory as it is of networks just made, for interventions that change their structure; None if a memory
+    never depends on it.
     """
 
     makers: dict[str, Maker]
     optimizers: dict[str, optax.GradientTransformation]
+    memory: Callable[[dict[str, Network]], PyTree] | None = None
 
 
 class LearnerState(eqx.Module):

@@ -13,7 +13,9 @@ import optax
 from jaxtyping import Array, PyTree
 
 from neoteny.learners.learner import Batch, Learner, LearnerState, Origin, View, init_stages
-from neoteny.networks.network import Maker, Network, Statistic, as_network, check_maker, split_trainable
+from neoteny.networks.heads import Heads, has_heads, use_head
+from neoteny.networks.network import Layer, Maker, Network, Statistic, as_network, check_maker, split_trainable
+from neoteny.networks.sequence import values_of
 from neoteny.regularizers import NoPenalty, Regularizer
 
 
@@ -60,6 +62,11 @@ def with_statistics(trained: Network, called: Network) -> Network:
     return jax.tree.map(pick, trained, called, is_leaf=lambda node: isinstance(node, Statistic))
 
 
+def _updated(after: Layer, before: Layer) -> Layer:
+    """A stage after an update: of heads only the one in use has moved."""
+    return after.keeping_others(before) if isinstance(after, Heads) and isinstance(before, Heads) else after
+
+
 def supervised(
     maker: Maker,
     optimizer: optax.GradientTransformation,
@@ -72,7 +79,8 @@ def supervised(
     """A learner that fits targets to inputs.
 
     maker: key -> network. optimizer: applied to every stage apart, each with its own moments and count; its
-    hyper-parameters may be traced numbers. regularizer: a penalty added to the loss. before: a rule on the whole
+    hyper-parameters may be traced numbers. A network with a head for each task (`head_per_task`) uses the head of the
+    task begun last, with moments of its own. regularizer: a penalty added to the loss. before: a rule on the whole
     gradient before the stages' own (clipping by global norm). frozen: stages that are not trained and hold no
     optimiser state.
     """
@@ -88,13 +96,17 @@ def supervised(
 
     def trained(network: Network) -> PyTree:
         stages = zip(network.names, network.stages, strict=True)
-        return {name: split_trainable(stage)[0] for name, stage in stages if name not in frozen}
+        parameters = {name: split_trainable(stage)[0] for name, stage in stages if name not in frozen}
+        return {name: held for name, held in parameters.items() if jax.tree.leaves(held)}
+
+    def remember(networks: dict[str, Network]) -> PyTree:
+        network = networks[ONLINE]
+        return {"penalty": penalty.init(network), "rule": rule.init(trained(network))}
 
     def init(key) -> LearnerState:
         network = make(key)
         states = {name: s for name, s in init_stages(optimizer, network).items() if name not in frozen}
-        memory = {"penalty": penalty.init(network), "rule": rule.init(trained(network))}
-        return LearnerState({ONLINE: network}, {ONLINE: states}, memory, (), origin)
+        return LearnerState({ONLINE: network}, {ONLINE: states}, remember({ONLINE: network}), (), origin)
 
     def data_loss(network: Network, batch: Batch, key):
         result = network(batch.inputs, train=True, key=key)
@@ -116,7 +128,9 @@ def supervised(
         stages, optimizer_states = {}, {}
         for name, gradient in cast(dict, ruled).items():
             change, optimizer_states[name] = optimizer.update(gradient, state.optimizer[ONLINE][name], held[name])
-            stages[name] = eqx.combine(optax.apply_updates(held[name], change), rest.stage(name))
+            stages[name] = _updated(
+                eqx.combine(optax.apply_updates(held[name], change), rest.stage(name)), network.stage(name)
+            )
         network = with_statistics(network.replace(**stages), result.network)
         scores = {n: jnp.mean(s) for n, s in objective.score(result.output, batch.targets).items() if n != "loss"}
         memory = {**state.memory, "rule": rule_state}
@@ -129,7 +143,14 @@ def supervised(
     def switch(state: LearnerState, task_index, sample_previous, key) -> LearnerState:
         network = state.networks[ONLINE]
         memory = {**state.memory, "penalty": penalty.switch(network, state.memory["penalty"])}
-        return LearnerState(state.networks, state.optimizer, memory, state.followers, state.origin)
+        states = state.optimizer[ONLINE]
+        if has_heads(network):
+            name = network.names[-1]
+            network = use_head(network, task_index)
+            if name in states:  # the new head's moments are its own
+                states = {**states, name: optimizer.init(split_trainable(network.stage(name))[0])}
+        networks, held = {**state.networks, ONLINE: network}, {**state.optimizer, ONLINE: states}
+        return LearnerState(networks, held, memory, state.followers, state.origin)
 
     def view(state: LearnerState) -> View:
         def loss(network: Network, batch: Batch, key) -> Array:
@@ -137,9 +158,9 @@ def supervised(
             return value + penalty.penalty(network, state.memory["penalty"])
 
         def features(network: Network, inputs: Array) -> dict[str, Array]:
-            return network(inputs).stages
+            return {name: values_of(output) for name, output in network(inputs).stages.items()}
 
         return View(state.networks[ONLINE], loss, optimizer, features, make)
 
-    origin = Origin({ONLINE: make}, {ONLINE: optimizer})
+    origin = Origin({ONLINE: make}, {ONLINE: optimizer}, remember)
     return Learner(init, update, predict, objective.score, switch, view, origin)

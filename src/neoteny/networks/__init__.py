@@ -26,6 +26,7 @@ from neoteny.networks.convolution import (
 )
 from neoteny.networks.dense import Dense, Flatten
 from neoteny.networks.dropout import Dropout
+from neoteny.networks.heads import HeadPerTask, Heads, has_heads, head_per_task, use_head
 from neoteny.networks.initializers import (
     Initializer,
     he,
@@ -36,9 +37,13 @@ from neoteny.networks.initializers import (
     torch_uniform,
     zeros,
 )
+from neoteny.networks.injected import Folded, Injected, injections
+from neoteny.networks.lru import LRU, DenseRecurrence, InitScale, LadderMixer, Parameterization, Rung
 from neoteny.networks.mlp import MLP, mlp
 from neoteny.networks.network import (
+    Branches,
     Chain,
+    Frozen,
     Layer,
     Maker,
     Network,
@@ -52,66 +57,112 @@ from neoteny.networks.network import (
 )
 from neoteny.networks.normalization import BatchNorm, GroupNorm, LayerNorm, Norm, Normalizer
 from neoteny.networks.points import Point
+from neoteny.networks.recurrence import Method, diagonal_recurrence, recurrence_step
+from neoteny.networks.recurrent import SLOW, Mixer, RecurrentLayer
+from neoteny.networks.residual_sequence import (
+    GLU,
+    Gate,
+    RecurrentStack,
+    ResidualBlock,
+    SequenceDropout,
+    SequenceNetwork,
+    sequence_network,
+)
 from neoteny.networks.resnet import PaddedShortcut, Residual, ResNet, Shortcut, resnet
+from neoteny.networks.s4d import S4D, Discretization, Spectrum
+from neoteny.networks.s5 import S5
 from neoteny.networks.vgg import VGG, vgg
 
 __all__ = [
     "CNN",
+    "GLU",
+    "LRU",
     "MLP",
+    "S4D",
+    "S5",
+    "SLOW",
     "VGG",
     "Activation",
     "ActivationFunction",
     "AveragePool2d",
     "BatchNorm",
+    "Branches",
     "Chain",
     "Conv2d",
     "Dense",
+    "DenseRecurrence",
+    "Discretization",
     "Dropout",
     "Flatten",
+    "Folded",
+    "Frozen",
+    "Gate",
     "GlobalAveragePool",
     "GroupNorm",
+    "HeadPerTask",
+    "Heads",
+    "InitScale",
     "Initializer",
+    "Injected",
+    "LadderMixer",
     "Layer",
     "LayerNorm",
     "Lowering",
     "Maker",
     "MaxPool2d",
+    "Method",
+    "Mixer",
     "Network",
     "Norm",
     "Normalizer",
     "PaddedShortcut",
     "Padding",
+    "Parameterization",
     "Pass",
     "PerExample",
     "Point",
+    "RecurrentLayer",
+    "RecurrentStack",
     "ResNet",
     "Residual",
+    "ResidualBlock",
+    "Rung",
+    "SequenceDropout",
+    "SequenceNetwork",
     "Shortcut",
+    "Spectrum",
     "Statistic",
     "as_network",
     "check_maker",
     "cnn",
     "convolve",
     "crelu",
+    "diagonal_recurrence",
     "elu",
     "gelu",
+    "has_heads",
     "he",
     "he_uniform",
+    "head_per_task",
     "identity",
+    "injections",
     "leaky_relu",
     "lecun",
     "mlp",
     "named_key",
     "orthogonal",
     "output_size",
+    "recurrence_step",
     "relu",
     "resnet",
+    "sequence_network",
     "silu",
     "spatial_size",
     "split_trainable",
     "tanh",
     "torch_uniform",
     "trainable_spec",
+    "use_head",
     "vgg",
     "zeros",
 ]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
@@ -30,6 +31,30 @@ class Layer(eqx.Module):
         """Map a batch `x` (samples first, channels last). `train` selects batch moments and dropout; `key` feeds
         them.
         """
+
+
+class Frozen(Layer):
+    """A layer whose parameters are constant: no gradient, no optimiser state, no decay. Gradients pass through it to
+    its input, and its statistics go on.
+    """
+
+    layer: Layer
+
+    def __call__(self, x, *, train=False, key=None):
+        held = jax.tree.map(lambda a: jax.lax.stop_gradient(a) if eqx.is_inexact_array(a) else a, self.layer)
+        output, layer = held(x, train=train, key=key)
+        return output, Frozen(layer)
+
+
+class Branches(NamedTuple):
+    """Values that run side by side through several stages, as those of an injected head do."""
+
+    values: tuple[Any, ...]
+
+    def joined(self) -> Array:
+        """All of them as one array, units (the last axis) of one branch after those of another."""
+        arrays = [value.joined() if isinstance(value, Branches) else value for value in self.values]
+        return jnp.concatenate(arrays, axis=-1)
 
 
 class Chain(Layer):
@@ -75,7 +100,7 @@ class PerExample(Layer):
 
 class Pass(NamedTuple):
     """What one forward pass gives: `output` (batch, outputs), `stages` name -> (batch, ...), and the updated
-    network.
+    network. Where a stage gives branches, its entry has the units of all of them.
     """
 
     output: Array
@@ -104,7 +129,7 @@ class Network(eqx.Module):
         for index, (name, stage) in enumerate(zip(self.names, self.stages, strict=True)):
             stage_key = None if key is None else jax.random.fold_in(key, index)
             x, updated[name] = stage(x, train=train, key=stage_key)
-            outputs[name] = x
+            outputs[name] = x.joined() if isinstance(x, Branches) else x
         return Pass(x, outputs, Network(**updated))
 
     def stage(self, name: str) -> Layer:
@@ -164,16 +189,16 @@ def check_maker(maker: object) -> Maker:
     return cast(Maker, maker)
 
 
-def _is_statistic(node: object) -> bool:
-    return isinstance(node, Statistic)
+def _is_untrained(node: object) -> bool:
+    return isinstance(node, Statistic | Frozen)
 
 
 def trainable_spec(tree: PyTree) -> PyTree:
-    """True at every floating-point array that is trained: all but those inside a `Statistic`."""
+    """True at every floating-point array that is trained: all but those inside a `Statistic` or a `Frozen` layer."""
     return jax.tree.map(
-        lambda node: jax.tree.map(lambda _: False, node) if _is_statistic(node) else eqx.is_inexact_array(node),
+        lambda node: jax.tree.map(lambda _: False, node) if _is_untrained(node) else eqx.is_inexact_array(node),
         tree,
-        is_leaf=_is_statistic,
+        is_leaf=_is_untrained,
     )
 
 

@@ -18,7 +18,19 @@ from neoteny.probes.curvature import (
     spectral_density,
 )
 from neoteny.probes.dormancy import constant_fraction, dead_fraction, dormant_fraction
-from neoteny.probes.measurement import FeatureProbe, Measurement, NetworkProbe, Stages, Units, ViewProbe, measurement
+from neoteny.probes.layers import LayerTable, layerwise
+from neoteny.probes.linear import Fitting, LinearProbe, linear_probe, linear_probes
+from neoteny.probes.measurement import (
+    FeatureProbe,
+    LayerMeasure,
+    LayerProbe,
+    Measurement,
+    NetworkProbe,
+    Stages,
+    Units,
+    ViewProbe,
+    measurement,
+)
 from neoteny.probes.plasticity import Plasticity, plasticity, random_sines, regret, view_plasticity, view_regret
 from neoteny.probes.rank import (
     effective_rank,
@@ -28,8 +40,23 @@ from neoteny.probes.rank import (
     participation_ratio,
     stable_rank,
 )
-from neoteny.probes.similarity import class_variances, linear_cka
-from neoteny.probes.weights import gradient_norm, kernel_rank, weight_norm, weight_rank
+from neoteny.probes.similarity import (
+    cka_matrix,
+    class_variances,
+    linear_cka,
+    mean_absolute_difference,
+    variance_ratio,
+)
+from neoteny.probes.tunnel import (
+    TunnelStart,
+    alignment,
+    ood_correlation,
+    ood_retained,
+    trivially_separable,
+    tunnel_percent,
+    tunnel_start,
+)
+from neoteny.probes.weights import WeightChange, gradient_norm, kernel_rank, weight_change, weight_norm, weight_rank
 
 dead_units = FeatureProbe("dead_units", dead_fraction, Stages.HIDDEN, Units.LAST)
 """Share of dead units of every hidden stage, and their mean at place `all`."""
@@ -59,19 +86,33 @@ KNOWN: dict[Callable, Measurement] = {
     output_sharpness: ViewProbe("output_sharpness", output_sharpness),
     plasticity: ViewProbe("plasticity", view_plasticity),
     regret: ViewProbe("regret", view_regret),
+    layerwise: LayerProbe("layerwise"),
+    linear_probe: LayerProbe("linear_probe", (LayerMeasure.ACCURACY,)),
+    tunnel_start: LayerProbe("tunnel_start", (LayerMeasure.ACCURACY, LayerMeasure.TUNNEL)),
+    class_variances: LayerProbe("class_variances", (LayerMeasure.VARIANCES,)),
+    linear_cka: LayerProbe("linear_cka", (LayerMeasure.SIMILARITY,)),
 }
 """Probe function -> how a run applies it and under which name it is recorded."""
 
 __all__ = [
     "KNOWN",
     "FeatureProbe",
+    "Fitting",
+    "LayerMeasure",
+    "LayerProbe",
+    "LayerTable",
+    "LinearProbe",
     "Measurement",
     "NetworkProbe",
     "Plasticity",
     "Spectrum",
     "Stages",
+    "TunnelStart",
     "Units",
     "ViewProbe",
+    "WeightChange",
+    "alignment",
+    "cka_matrix",
     "class_variances",
     "constant_fraction",
     "dead_fraction",
@@ -86,9 +127,15 @@ __all__ = [
     "hessian_spectrum",
     "hessian_vector_products",
     "kernel_rank",
+    "layerwise",
     "linear_cka",
+    "linear_probe",
+    "linear_probes",
+    "mean_absolute_difference",
     "measurement",
     "numerical_rank",
+    "ood_correlation",
+    "ood_retained",
     "output_noise_loss",
     "output_sharpness",
     "participation_ratio",
@@ -100,8 +147,13 @@ __all__ = [
     "singular_values",
     "spectral_density",
     "stable_rank",
+    "trivially_separable",
+    "tunnel_percent",
+    "tunnel_start",
+    "variance_ratio",
     "view_plasticity",
     "view_regret",
+    "weight_change",
     "weight_norm",
     "weight_rank",
 ]

@@ -41,10 +41,10 @@ Pool = Literal["flat", "gap"]
 
 
 class LinearProbe(NamedTuple):
-    """Test accuracy of a linear probe; `degenerate` where no feature varies and the majority class is all it can say."""
+    """Test accuracy of a linear probe; `degenerate` where no feature varies, so that it can only name one class."""
 
     accuracy: PerLane
-    degenerate: np.bool_ | Bool[np.ndarray, "*lanes"]
+    degenerate: bool | Bool[np.ndarray, "*lanes"]
 
 
 class Fitting(NamedTuple):
@@ -135,7 +135,7 @@ def linear_probes(
     if set(train_features) != set(test_features):
         differing = ", ".join(sorted(set(train_features) ^ set(test_features)))
         raise ValueError(f"train and test features must have the same stages; only one of them has {differing}")
-    _check(fitting)
+    check_fitting(fitting)
     shared = jax.random.key(0) if key is None else key
     items: dict[Hashable, Item] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -166,8 +166,7 @@ def linear_probes(
 
 def as_probe_features(features: ArrayLike, name: str, pool: Pool = "flat") -> np.ndarray:
     """Features (..., n, d) as float32, pooled if asked; ValueError for other shapes."""
-    if pool not in ("flat", "gap"):
-        raise ValueError(f"pool is {pool!r}; it must be 'flat' or 'gap'")
+    check_pool(pool)
     real = as_real(features, name)
     if pool == "gap":
         real = pool_features(real)
@@ -178,6 +177,12 @@ def as_probe_features(features: ArrayLike, name: str, pool: Pool = "flat") -> np
         )
     with np.errstate(over="ignore"):  # what float32 cannot hold is not finite there, and its lane NaN
         return real.astype(np.float32, copy=False)
+
+
+def check_pool(pool: str) -> None:
+    """ValueError unless it is one of `Pool`."""
+    if pool not in ("flat", "gap"):
+        raise ValueError(f"pool is {pool!r}; it must be 'flat' or 'gap'")
 
 
 def number_classes(train: Int[np.ndarray, " n"], test: Int[np.ndarray, " m"]) -> tuple[np.ndarray, np.ndarray]:
@@ -344,7 +349,8 @@ def _moments(features: Float[Array, "n d"]) -> tuple[Float[Array, " d"], Float[A
     return mean, jnp.sqrt(jnp.mean(jnp.square(features - mean), axis=0))
 
 
-def _check(fitting: Fitting) -> None:
+def check_fitting(fitting: Fitting) -> None:
+    """ValueError for settings no probe can be trained with."""
     if fitting.epochs < 1 or (fitting.batch_size is not None and fitting.batch_size < 1):
         raise ValueError(
             f"a linear probe needs epochs and a batch_size of at least 1, not {fitting.epochs} and {fitting.batch_size}"

@@ -1,11 +1,12 @@
-"""How a probe is applied by a run: on features, on the host; or on a view, inside the program."""
+"""How a probe is applied by a run: on features, on the host, with or without labels; or on a view, in the program."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import Literal
 
 import numpy as np
 
@@ -73,7 +74,69 @@ class NetworkProbe:
     saves: tuple[str, ...] = ()
 
 
-Measurement = FeatureProbe | ViewProbe | NetworkProbe
+class LayerMeasure(Enum):
+    """What a layer probe measures of every stage (docs/probes.md)."""
+
+    ACCURACY = "accuracy"
+    """Linear-probe accuracy."""
+    RANK = "rank"
+    """Numerical rank."""
+    VARIANCES = "variances"
+    """Variance within classes and between their means."""
+    SIMILARITY = "similarity"
+    """CKA and mean absolute difference of every pair of stages."""
+    TUNNEL = "tunnel"
+    """Where the tunnel starts: needs the linear probes, and the network's own accuracy."""
+
+
+@dataclass(frozen=True)
+class LayerProbe:
+    """Measures every hidden stage with the labels of a task: fitted on its split `fit`, measured on its split `test`.
+
+    The probes of one event share one pass of features. stages: which ones, in the network's order (empty: all but the
+    last stage). pool: "gap" averages over positions first. threshold: of the tunnel. tolerances: of the rank; the first
+    is recorded as `numerical_rank`, others with their value. similarity_samples: test rows compared by CKA. l2, epochs,
+    learning_rate, batch_size, standardize: of the linear probe.
+    """
+
+    name: str
+    measures: tuple[LayerMeasure, ...] = tuple(LayerMeasure)
+    fit: str = "train"
+    test: str = "test"
+    stages: tuple[str, ...] = ()
+    pool: Literal["flat", "gap"] = "flat"
+    threshold: float = 0.95
+    tolerances: tuple[float, ...] = (1e-3,)
+    similarity_samples: int = 2_000
+    l2: float = 1e-4
+    epochs: int = 30
+    learning_rate: float = 1e-3
+    batch_size: int | None = None
+    standardize: bool = True
+
+    @property
+    def fits(self) -> bool:
+        """Whether a linear layer is trained."""
+        return bool({LayerMeasure.ACCURACY, LayerMeasure.TUNNEL} & set(self.measures))
+
+    def select(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The stages to measure, of a network with these stage names; ValueError for one it lacks."""
+        for name in self.stages:
+            if name not in names:
+                raise ValueError(f"{self.name}: no stage {name!r}; the stages are {', '.join(names)}")
+        return tuple(name for name in names if name in self.stages) if self.stages else (names[:-1] or names)
+
+
+def merged(probes: Sequence[LayerProbe]) -> list[LayerProbe]:
+    """Layer probes that differ in nothing but what they measure made one, so that nothing is computed twice."""
+    together: dict[LayerProbe, list[LayerMeasure]] = {}
+    for probe in probes:
+        measures = together.setdefault(replace(probe, name="layers", measures=()), [])
+        measures += [measure for measure in probe.measures if measure not in measures]
+    return [replace(probe, measures=tuple(measures)) for probe, measures in together.items()]
+
+
+Measurement = FeatureProbe | ViewProbe | NetworkProbe | LayerProbe
 
 
 def _required_arguments(function: Callable) -> int:
@@ -94,7 +157,7 @@ def measurement(probe: object) -> Measurement:
     """
     from neoteny.probes import KNOWN
 
-    if isinstance(probe, FeatureProbe | ViewProbe | NetworkProbe):
+    if isinstance(probe, FeatureProbe | ViewProbe | NetworkProbe | LayerProbe):
         return probe
     if not callable(probe):
         raise TypeError(f"a probe is a function of features or a measurement, not {type(probe).__name__}")

@@ -9,6 +9,7 @@ m = min(n, d), no rank exceeds m: measure on many more samples than there are un
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float64
@@ -49,10 +50,16 @@ def numerical_rank(features: ArrayLike, tolerance: float = 1e-3) -> PerLane:
     values. At most min(n - 1, d); 0 for constant features and for a single sample. ValueError
     unless 0 < tolerance < 1.
     """
-    _check_fraction(tolerance, "tolerance", 1e-3)
+    return numerical_ranks(features, (tolerance,))[0]
+
+
+def numerical_ranks(features: ArrayLike, tolerances: Sequence[float]) -> tuple[PerLane, ...]:
+    """`numerical_rank` at each of the tolerances, from one decomposition."""
+    for tolerance in tolerances:
+        _check_fraction(tolerance, "tolerance", 1e-3)
     values, finite = as_features(features)
     relative = _relative(spectrum(Features(centre(unit_scale(values)), finite)))
-    return _rank((relative**2 > tolerance).sum(axis=-1), relative)
+    return tuple(_rank((relative**2 > tolerance).sum(axis=-1), relative) for tolerance in tolerances)
 
 
 def feature_rank(features: ArrayLike, epsilon: float = 0.01) -> PerLane:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float64, Integer
 from numpy.typing import ArrayLike
@@ -39,6 +41,61 @@ def linear_cka(x: ArrayLike, y: ArrayLike) -> PerLane:
     return measured(np.minimum(ratio, 1.0), x_finite & y_finite & (scale > 0))
 
 
+def cka_matrix(features: Sequence[ArrayLike]) -> Float64[np.ndarray, "layers layers"]:
+    """`linear_cka` of every pair of these features (n, d_l): the same samples in the same order, any widths.
+
+    Symmetric, 1 on the diagonal; NaN in the row and column of features that are constant or not finite. Takes the
+    cheaper of two forms for all pairs: Gram matrices of samples, layers * n^2 numbers, or products of features.
+    ValueError for unequal n.
+    """
+    checked = [as_features(layer, f"features[{place}]") for place, layer in enumerate(features)]
+    if any(layer.values.ndim != 2 for layer in checked):
+        raise ValueError("cka_matrix takes features (n, d), without lanes: give one lane's layers at a time")
+    for layer in checked[1:]:
+        _check_pair(checked[0].values.shape, layer.values.shape)
+    if not checked:
+        return np.empty((0, 0))
+    centred = [_centred(layer.values) for layer in checked]
+    n, widths = len(centred[0]), [layer.shape[1] for layer in centred]
+    by_samples = n * n * (sum(widths) + len(widths) ** 2)
+    by_features = n * (sum(widths) ** 2 + sum(width**2 for width in widths)) / 2
+    agreement = _by_samples(centred) if by_samples < by_features else _by_features(centred)
+    norm = np.sqrt(np.diag(agreement))
+    scale = norm[:, None] * norm[None, :]
+    ratio = np.divide(agreement, scale, out=np.zeros(scale.shape), where=scale > 0)
+    finite = np.array([bool(layer.finite) for layer in checked])
+    return np.asarray(measured(np.minimum(ratio, 1.0), finite[:, None] & finite[None, :] & (scale > 0)))
+
+
+def _by_samples(centred: Sequence[np.ndarray]) -> np.ndarray:
+    """<K_i, K_j>_F of all pairs, from Gram matrices."""
+    grams = np.stack([(layer @ layer.T).ravel() for layer in centred])
+    return grams @ grams.T
+
+
+def _by_features(centred: Sequence[np.ndarray]) -> np.ndarray:
+    """||x_i^T x_j||_F^2 of all pairs: the same numbers."""
+    agreement = np.empty((len(centred), len(centred)))
+    for i, x in enumerate(centred):
+        for j, y in enumerate(centred[: i + 1]):
+            agreement[i, j] = agreement[j, i] = _square_norm(x.T @ y)
+    return agreement
+
+
+def mean_absolute_difference(x: ArrayLike, y: ArrayLike) -> PerLane:
+    """Mean over samples and units of |x - y|; both (..., n, d), of one width, leading axes broadcast.
+
+    Masarczyk et al., arXiv:2305.19753 (the norm of the difference of two layers' representations). It grows with the
+    features' scale, and unit i of one layer is compared with unit i of the other. NaN where either is not finite.
+    """
+    x_values, x_finite = as_features(x, "x")
+    y_values, y_finite = as_features(y, "y")
+    _check_pair(x_values.shape, y_values.shape)
+    if x_values.shape[-1] != y_values.shape[-1]:
+        raise ValueError(f"x has {x_values.shape[-1]} units and y has {y_values.shape[-1]}; only equal widths compare")
+    return measured(np.abs(x_values - y_values).mean(axis=(-2, -1)), x_finite & y_finite)
+
+
 def class_variances(features: ArrayLike, labels: ArrayLike) -> tuple[PerLane, PerLane]:
     """Variance within classes and between their means: features (..., n, d), labels (n,) or (..., n).
 
@@ -56,6 +113,15 @@ def class_variances(features: ArrayLike, labels: ArrayLike) -> tuple[PerLane, Pe
     for lane in np.ndindex(lanes):
         within[lane], between[lane] = _variances(values[lane], classes[lane])
     return measured(within, finite), measured(between, finite)
+
+
+def variance_ratio(features: ArrayLike, labels: ArrayLike) -> PerLane:
+    """within / between of `class_variances`: free of the features' scale, so layers compare.
+
+    Choice here; NaN where `between` is 0 or NaN.
+    """
+    within, between = class_variances(features, labels)
+    return measured(np.divide(within, between, out=np.zeros(np.shape(within)), where=between > 0), between > 0)
 
 
 def _variances(features: Float64[np.ndarray, "n d"], labels: Integer[np.ndarray, " n"]) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Where the extractor ends and the tunnel begins (Masarczyk et al., arXiv:2305.19753), and what a tunnel costs elsewhere.
+"""Where the extractor ends and the tunnel begins (Masarczyk et al., arXiv:2305.19753), and what it costs elsewhere.
 
 Layers are counted from 1 among the measured ones, in the network's order. Layer K is the last of the extractor: its
 output is already separable; the tunnel is K + 1 to the last.
@@ -57,8 +57,8 @@ def tunnel_percent(layer: float, layers: int) -> float:
 def ood_retained(ood_accuracies: ArrayLike) -> PerLane:
     """Out-of-distribution accuracy kept at the last layer, in percent of the best layer's; (..., layers).
 
-    100 * ood_last / max_l ood_l, Harun et al., arXiv:2405.15018, where the last measured layer is the penultimate one of
-    the network. NaN if the best is 0 or an accuracy is not finite.
+    100 * ood_last / max_l ood_l, Harun et al., arXiv:2405.15018, where the last measured layer is the penultimate one
+    of the network. NaN if the best is 0 or an accuracy is not finite.
     """
     ood, finite = _curve(ood_accuracies, "ood_accuracies")
     best = ood.max(axis=-1)
@@ -98,5 +98,5 @@ def _curve(accuracies: ArrayLike, name: str) -> tuple[np.ndarray, np.ndarray]:
     curve = np.asarray(accuracies, np.float64)
     if curve.ndim < 1 or not curve.shape[-1]:
         raise ValueError(f"{name} has shape {curve.shape}; give one accuracy a layer, (..., layers)")
-    finite = np.isfinite(curve).all(axis=-1)
+    finite = np.asarray(np.isfinite(curve).all(axis=-1))
     return np.where(finite[..., None], curve, 0.0), finite

@@ -5,6 +5,9 @@ A kernel is a trained array of two or more dimensions; biases, scales and runnin
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -55,6 +58,50 @@ def gradient_norm(view: View, batch: Batch, key: PRNGKeyArray) -> dict[str, Floa
     parameters, rest = split_trainable(view.network)
     gradient = jax.grad(lambda p: view.loss(eqx.combine(p, rest), batch, key))(parameters)
     return _norms({name: jax.tree.leaves(stage) for name, stage in zip(gradient.names, gradient.stages, strict=True)})
+
+
+class WeightChange(NamedTuple):
+    """How far kernels moved: ||after - before|| over sqrt(m) for m weights (rms), and over ||initial|| (relative)."""
+
+    rms: float
+    relative: float
+
+
+def weight_change(before: Network, after: Network, initial: Network | None = None) -> dict[str, WeightChange]:
+    """Change of the kernels between two checkpoints of a network: of every stage with kernels, and at place `all`.
+
+    On the host in float64, of one network (no lane axis). initial: the network at initialisation, for the relative
+    change; `before` if None. NaN where a kernel is not finite or the initial ones are all 0. Masarczyk et al.,
+    arXiv:2305.19753; the relative one is a choice of this library. ValueError if the networks are of different
+    structure.
+    """
+    start = before if initial is None else initial
+    stages = {name: kernels(stage) for name, stage in zip(before.names, before.stages, strict=True)}
+    stages = {name: arrays for name, arrays in stages.items() if arrays}
+    changes: dict[str, WeightChange] = {}
+    total = np.zeros(3)
+    for name, arrays in stages.items():
+        others = [kernels(network.stage(name)) for network in (after, start)]
+        shapes = [[np.shape(array) for array in group] for group in (arrays, *others)]
+        if shapes[1:] != shapes[:1] * 2:
+            raise ValueError(
+                f"stage {name!r} has other kernels in these checkpoints; give the same network at two times"
+            )
+        first, last, origin = (
+            np.concatenate([np.asarray(array, np.float64).ravel() for array in group]) for group in (arrays, *others)
+        )
+        sums = np.array([np.sum((last - first) ** 2), first.size, np.sum(origin**2)])
+        changes[name] = _change(sums)
+        total += sums
+    return {**changes, ALL: _change(total)}
+
+
+def _change(sums: np.ndarray) -> WeightChange:
+    """From the sums of squared changes, of weights and of squared initial weights."""
+    moved, count, size = (float(value) for value in sums)
+    if not np.isfinite(sums).all() or count == 0:
+        return WeightChange(float("nan"), float("nan"))
+    return WeightChange(math.sqrt(moved / count), math.sqrt(moved / size) if size > 0 else float("nan"))
 
 
 def _norms(stages: dict[str, list[Array]]) -> dict[str, Float[Array, ""]]:

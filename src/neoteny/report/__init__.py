@@ -21,6 +21,7 @@ from neoteny.report.page import (
     Paper,
     RenderedFigure,
     RunRow,
+    Table,
     read_figure,
     render,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "RunRow",
     "Saved",
     "Setting",
+    "Table",
     "curves",
     "estimates",
     "heatmap",

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 
 from neoteny.analysis.claims import evaluate, write_claims
-from neoteny.lab.results import Results, read
+from neoteny.lab.results import Results, read, timed_packs
 from neoteny.lab.store import write_atomic
 from neoteny.lab.study import Study
 from neoteny.report.figures import save
@@ -32,7 +32,7 @@ def write_report(directory: Path | str, study: Study) -> tuple[Path, str]:
     """Write claims.json, figures/ and report.html; returns the report's path and a summary for a terminal."""
     folder = Path(directory)
     results = read(folder)
-    claims = evaluate(study.claims, results.records)
+    claims = evaluate(study.claims, results.records, timed_packs(results))
     write_claims(folder / "claims.json", claims)
     figures = _draw(study, results.records, folder)
     page = _page(study, results, claims, figures)

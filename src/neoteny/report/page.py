@@ -154,13 +154,22 @@ class NextCommand:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Rows of values under headings."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+
+
+@dataclass(frozen=True)
 class Page:
     """The content of a report.
 
     answer: paragraphs. verdicts: as in claims.json (id, statement, paper, measured, interval, n, verdict,
     reason, parts). configuration: experiment -> its fields. environment: name -> text (versions, machine).
-    notes: what a reader must know before believing the numbers, such as code that changed between runs. In
-    all texts, words between backticks are set as code.
+    notes: what a reader must know before believing the numbers, such as code that changed between runs. made_by:
+    the command that makes the page. In all texts, words between backticks are set as code.
     """
 
     title: str
@@ -171,6 +180,7 @@ class Page:
     paper: Paper | None = None
     answer: tuple[str, ...] = ()
     verdicts: tuple[Mapping[str, Any], ...] = ()
+    tables: tuple[Table, ...] = ()
     figures: tuple[RenderedFigure, ...] = ()
     costs: tuple[Cost, ...] = ()
     runs: tuple[RunRow, ...] = ()
@@ -178,6 +188,7 @@ class Page:
     next_commands: tuple[NextCommand, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    made_by: str = "neoteny report"
 
 
 def render(page: Page) -> str:

@@ -12,6 +12,9 @@ from neoteny.errors import UsageError
 from neoteny.lab.study import Study
 
 STUDIES: Mapping[str, str] = {
+    "tunnel": "Do deep classifiers split into an extractor and a tunnel? (Masarczyk et al. 2023)",
+    "injection": "Is lost plasticity the limit, and do injected parameters lift it? (Nikishin et al. 2023)",
+    "lru": "Do long sequences need more than a linear, stable, normalised recurrence? (Orvieto et al. 2023)",
     "plasticity": "Does a network stay able to learn when its targets keep changing? (Lyle et al. 2023)",
 }
 """Name -> the question it asks."""

@@ -2,6 +2,7 @@
 
 from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.catalogue import load
+from neoteny.tasks.generated import teacher
 from neoteny.tasks.images import (
     average_pool,
     cifar10,
@@ -20,6 +21,7 @@ from neoteny.tasks.images import (
 )
 from neoteny.tasks.sources import Minibatch
 from neoteny.tasks.streams import (
+    Centred,
     PermutedPixels,
     RandomLabels,
     Stream,
@@ -32,9 +34,11 @@ from neoteny.tasks.streams import (
     random_labels,
     single,
 )
+from neoteny.tasks.subsets import as_shape, subset
 
 __all__ = [
     "Arrays",
+    "Centred",
     "Minibatch",
     "PermutedPixels",
     "RandomLabels",
@@ -42,6 +46,7 @@ __all__ = [
     "Task",
     "Transform",
     "Unchanged",
+    "as_shape",
     "average_pool",
     "cifar10",
     "cifar100",
@@ -61,5 +66,7 @@ __all__ = [
     "permuted",
     "random_labels",
     "single",
+    "subset",
+    "teacher",
     "whole",
 ]

@@ -14,9 +14,10 @@ class Arrays:
     """A data set in memory.
 
     inputs: (n, height, width, channels) or (n, features); uint8 is divided by 255 when batches are made, anything else
-    must be float32. targets: (n,) int32 class labels, or (n, outputs) float32 for regression. splits: name -> (m,)
-    int32 row numbers, always with "train". classes: number of classes, None for regression. source: where it came
-    from, with its citation or terms in a few words.
+    must be float32, or, in sequences of tokens (n, length), whole numbers of any other type with 0 for padding.
+    targets: (n,) int32 class labels, or (n, outputs) float32 for regression. splits: name -> (m,) int32 row numbers,
+    always with "train". classes: number of classes, None for regression. source: where it came from, with its citation
+    or terms in a few words. tokens: rows an embedding table needs, padding included; 0 where inputs are no tokens.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Arrays:
     classes: int | None
     source: str = ""
     class_names: tuple[str, ...] = field(default=())
+    tokens: int = 0
 
     def __post_init__(self):
         if len(self.inputs) != len(self.targets):

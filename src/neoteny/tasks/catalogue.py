@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from neoteny.errors import UsageError
-from neoteny.tasks import images, places
+from neoteny.tasks import images, places, sequences
 from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.places import DataSet
 
@@ -53,12 +53,32 @@ def _load_hub(text: str) -> Arrays:
     return images.hub(name, config or None)
 
 
+def _load_pixels(name: str) -> Arrays:
+    return sequences.pixels(load(name))
+
+
+def _load_permuted_pixels(name: str) -> Arrays:
+    return sequences.pixels(load(name), permutation=1)
+
+
+def _load_imdb(length: str) -> Arrays:
+    if not length.isdecimal():
+        raise UsageError(f"imdb:{length}: {length!r} is no number of bytes; write imdb:4096 for instance")
+    return sequences.imdb(int(length))
+
+
 # "prefix:ARGUMENT" -> the loader, and how the argument is written in messages
 _PREFIXES: dict[str, tuple[Callable[[str], Arrays], str]] = {
     "npz": (images.npz, "PATH"),
     "parquet": (images.parquet, "PATH"),
     "folder": (images.image_folder, "PATH"),
     "hub": (_load_hub, "NAME[:CONFIG]"),
+    "pixels": (_load_pixels, "DATA"),
+    "permuted_pixels": (_load_permuted_pixels, "DATA"),
+    "imdb": (_load_imdb, "BYTES"),
+    "listops": (sequences.listops_tsv, "FOLDER"),
+    "aan": (sequences.aan, "FOLDER"),
+    "pathfinder": (sequences.pathfinder_archive, "FOLDER"),
 }
 
 

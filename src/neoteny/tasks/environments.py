@@ -7,8 +7,9 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from neoteny.tasks.streams import Stream
@@ -60,8 +61,42 @@ class DeviceEnvironment(abc.ABC):
         """The state after `action` () int32, and what it led to."""
 
 
+class HostStep(NamedTuple):
+    """What one action in each of several emulators led to, as in `Step`, arrays (envs, ...).
+
+    lost: a life was lost; whether that counts as a termination is not the emulator's to say.
+    """
+
+    frame: np.ndarray
+    reward: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    lost: np.ndarray
+
+
+class Emulators(abc.ABC):
+    """Several emulators of one environment side by side. They begin anew only when told to."""
+
+    @abc.abstractmethod
+    def reset(self, which: np.ndarray | None = None) -> np.ndarray:
+        """Begin an episode in these (some,), in rising order, or in all of them; first frames (some, *shape)."""
+
+    @abc.abstractmethod
+    def step(self, actions: np.ndarray) -> HostStep:
+        """One action (envs,) in every one of them."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Give back what they hold."""
+
+
 class HostEnvironment(abc.ABC):
-    """An emulator on the host. Subclasses are frozen dataclasses that say which; `start` makes it."""
+    """An emulator on the host. Subclasses are frozen dataclasses that say which; `start` makes it.
+
+    life_loss: whether losing a life counts as a termination for learning.
+    """
+
+    life_loss: bool
 
     @property
     @abc.abstractmethod
@@ -69,8 +104,8 @@ class HostEnvironment(abc.ABC):
         """Shapes and numbers, known without playing."""
 
     @abc.abstractmethod
-    def start(self, count: int, seed: int) -> Any:
-        """`count` emulators side by side, as an `Emulators`."""
+    def start(self, count: int, seed: int) -> Emulators:
+        """`count` emulators side by side, with draws of their own that follow from `seed`."""
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,13 @@ def network_input(observations: Array) -> Array:
     return as_inputs(observations).astype(jnp.float32)
 
 
+def as_network_sees(batch: Transitions) -> Transitions:
+    """The batch with its observations as `network_input`."""
+    return batch._replace(
+        observations=network_input(batch.observations), next_observations=network_input(batch.next_observations)
+    )
+
+
 class Playing(NamedTuple):
     """Environments under way, leading axis envs.
 
@@ -81,8 +88,8 @@ class Finished(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DeviceExperience:
-    """Environments, replay and exploration inside the compiled program.
+class Experience:
+    """What sources of experience are told, whether they play on the device or on the host.
 
     envs: environments a lane plays side by side. period: steps of each between two updates. learning_starts:
     environment steps with random actions before the first update of a task; they fill its new replay. capacity:
@@ -103,7 +110,6 @@ class DeviceExperience:
     epsilon: LinearEpsilon = LinearEpsilon()
     evaluation_epsilon: float = 0.0
     evaluation_limit: int = 10_000
-    compiled = True
 
     def __post_init__(self):
         for name in ("batch_size", "envs", "period", "evaluation_limit"):
@@ -119,7 +125,12 @@ class DeviceExperience:
         if not 0 < self.discount <= 1:
             raise ValueError(f"discount must be in (0, 1], not {self.discount}")
 
-    def layout(self, task: EnvironmentTask) -> Layout:
+    @property
+    def filling(self) -> int:
+        """Slots before learning begins."""
+        return -(-self.learning_starts // self.envs)
+
+    def layout(self, task: EnvironmentTask, segment: int | None = None) -> Layout:
         """How this source keeps the experience of a task."""
         return Layout(
             task.specification,
@@ -129,16 +140,19 @@ class DeviceExperience:
             self.steps,
             self.discount,
             self.reward_bound,
+            segment,
         )
 
-    @property
-    def _filling(self) -> int:
-        """Slots before learning begins."""
-        return -(-self.learning_starts // self.envs)
+
+@dataclass(frozen=True)
+class DeviceExperience(Experience):
+    """Environments, replay and exploration inside the compiled program."""
+
+    compiled = True
 
     def written(self, task_update: Array) -> Array:
         """Slots written before the update of this number."""
-        return jnp.where(task_update == 0, 0, self._filling + task_update * self.period)
+        return jnp.where(task_update == 0, 0, self.filling + task_update * self.period)
 
     # Protocol -----------------------------------------------------------------------------------------------------
 
@@ -159,7 +173,7 @@ class DeviceExperience:
 
         def step(at: Array, carry: tuple[ExperienceState, Finished]) -> tuple[ExperienceState, Finished]:
             state, finished = carry
-            epsilon = self.epsilon((at - self._filling) * self.envs)
+            epsilon = self.epsilon((at - self.filling) * self.envs)
             playing, slot, frame, ended = self._play(
                 task, state.playing, act, epsilon, named_key(key, Purpose.EXPLORATION, at - before)
             )
@@ -206,10 +220,7 @@ class DeviceExperience:
     # Playing ------------------------------------------------------------------------------------------------------
 
     def _drawn(self, layout: Layout, replay: Replay, written: Array, key: PRNGKeyArray, count: int) -> Transitions:
-        batch = layout.sample(replay, written, key, count)
-        return batch._replace(
-            observations=network_input(batch.observations), next_observations=network_input(batch.next_observations)
-        )
+        return as_network_sees(layout.sample(replay, written, key, count))
 
     def _begin(self, task: EnvironmentTask, key: PRNGKeyArray, envs: int) -> Playing:
         inner, first = jax.vmap(_device(task).reset)(jax.random.split(key, envs))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float32, Int32, PRNGKeyArray, UInt8
 
 from neoteny.tasks.environments import Specification
@@ -85,7 +86,8 @@ class Layout:
 
     capacity: slots. envs: environments of a lane. stack: frames an observation is made of; before an episode's first
     they are zero. steps: of a return before the value of what follows it. discount: gamma. reward_bound: rewards are
-    clipped to +-bound when they are drawn, None for as they are.
+    clipped to +-bound when they are drawn, None for as they are. segment: all episodes are cut off every so many slots,
+    besides what the environment's time limit does; None: never.
     """
 
     specification: Specification
@@ -95,6 +97,7 @@ class Layout:
     steps: int = 1
     discount: float = 0.99
     reward_bound: float | None = None
+    segment: int | None = None
 
     def __post_init__(self):
         for name in ("capacity", "envs", "stack", "steps"):
@@ -114,33 +117,45 @@ class Layout:
         return self.stack + self.steps
 
     @property
-    def finals(self) -> int:
-        """Rows for last frames: as many episodes as can be cut off by the time limit while their slots are kept."""
-        limit = self.specification.time_limit
-        return 1 if limit is None else self.capacity // limit + 2
+    def cuts_off(self) -> bool:
+        """Whether an episode can end with a future."""
+        return self.segment is not None or self.specification.time_limit is not None
 
-    def empty(self) -> Replay:
+    @property
+    def finals(self) -> int:
+        """Rows for last frames: as many episodes as can be cut off while their slots are kept."""
+        spans = [span for span in (self.specification.time_limit, self.segment) if span is not None]
+        return 1 + sum(self.capacity // span + 1 for span in spans)
+
+    def empty(self, backend=jnp) -> Replay:
         """A replay before the first step."""
         shape, kind = self.specification.shape, self.specification.dtype
-        slots = (self.capacity, self.envs)
+        slots, zeros = (self.capacity, self.envs), backend.zeros
         rows = Slot(
-            frame=jnp.zeros((*slots, *shape), kind),
-            action=jnp.zeros(slots, jnp.int32),
-            reward=jnp.zeros(slots, jnp.float32),
-            terminated=jnp.zeros(slots, bool),
-            ended=jnp.zeros(slots, bool),
-            age=jnp.zeros(slots, jnp.uint8),
-            cuts=jnp.zeros(slots, jnp.int32),
+            frame=zeros((*slots, *shape), kind),
+            action=zeros(slots, backend.int32),
+            reward=zeros(slots, backend.float32),
+            terminated=zeros(slots, bool),
+            ended=zeros(slots, bool),
+            age=zeros(slots, backend.uint8),
+            cuts=zeros(slots, backend.int32),
         )
-        final = jnp.zeros((self.finals, self.envs, *shape), kind)
-        return Replay(Ring(rows, jnp.zeros((), jnp.int32)), final)
+        return Replay(Ring(rows, zeros((), backend.int32)), zeros((self.finals, self.envs, *shape), kind))
+
+    def write_in_place(self, replay: Replay, at: int, slot: Slot, frame: np.ndarray) -> None:
+        """The same as `write` for a replay of NumPy arrays, changed where it lies; `written` is the caller's."""
+        for held, new in zip(replay.ring.rows, slot, strict=True):
+            held[at % self.capacity] = new
+        cut = slot.ended & ~slot.terminated
+        if cut.any():
+            replay.final[slot.cuts[cut] % self.finals, np.flatnonzero(cut)] = frame[cut]
 
     def write(self, replay: Replay, at: Array, slot: Slot, frame: Array) -> Replay:
         """With one more slot, the `at`-th; `frame` (envs, *shape) is what was seen after the action, before any
         reset.
         """
         ring = replay.ring.write(jax.tree.map(lambda leaf: leaf[None], slot), at)
-        if self.specification.time_limit is None:
+        if not self.cuts_off:
             return Replay(ring, replay.final)
         places = (slot.cuts % self.finals, jnp.arange(self.envs))
         cut = (slot.ended & ~slot.terminated).reshape(-1, *[1] * (frame.ndim - 1))
@@ -149,7 +164,7 @@ class Layout:
 
     def stretch(self, written: Array) -> tuple[Array, Array]:
         """First slot that may be drawn, and how many: their stacks and what follows them are all in the ring."""
-        first = jnp.where(written <= self.capacity, 0, written - self.capacity + self.stack - 1)
+        first = (written > self.capacity) * (written - self.capacity + self.stack - 1)
         return first, written - self.steps - first
 
     def sample(self, replay: Replay, written: Array, key: PRNGKeyArray, count: int) -> Transitions:
@@ -185,7 +200,7 @@ class Layout:
         age = rows.age[last % self.capacity, envs].astype(backend.int32) + 1
         age = backend.where(cut, age, rows.age[(last + 1) % self.capacity, envs])
         following = self._frames(rows, last + 1, envs, age, backend)
-        if self.specification.time_limit is not None:
+        if self.cuts_off:
             final = replay.final[rows.cuts[last % self.capacity, envs] % self.finals, envs]
             chosen = cut.reshape(-1, *[1] * (final.ndim - 1))
             newest = backend.where(chosen, final, following[-1])

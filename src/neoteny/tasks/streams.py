@@ -48,6 +48,20 @@ class Unchanged(Transform):
 
 
 @dataclass(frozen=True)
+class Centred(Transform):
+    """Inputs less `mean`, divided by `scale`; 0.5 and 0.5 bring [0, 1] to [-1, 1]."""
+
+    mean: float = 0.5
+    scale: float = 0.5
+
+    def draw(self, key, targets, features):
+        return ()
+
+    def __call__(self, drawn, inputs, targets, rows):
+        return (inputs - self.mean) / self.scale, targets
+
+
+@dataclass(frozen=True)
 class RandomLabels(Transform):
     """Every input gets a label drawn uniformly from `classes`, independent of what it shows."""
 
@@ -222,9 +236,13 @@ def permuted(
     return Stream(make, tasks)
 
 
-def class_incremental(data: Arrays | np.ndarray, targets: np.ndarray | None = None, *, tasks: int) -> Stream:
-    """The classes in order, split into `tasks` groups of equal size (the last takes the rest); labels keep their
-    number.
+def class_incremental(
+    data: Arrays | np.ndarray, targets: np.ndarray | None = None, *, tasks: int, local: bool = False
+) -> Stream:
+    """The classes in order, split into `tasks` groups of equal size, one larger where they do not divide.
+
+    local: labels count from 0 in every task, for a head of its own (`networks.head_per_task`); else they keep their
+    number, for one head with all classes.
     """
     arrays = _from(data, targets)
     if arrays.classes is None:
@@ -232,6 +250,10 @@ def class_incremental(data: Arrays | np.ndarray, targets: np.ndarray | None = No
     if not 1 <= tasks <= arrays.classes:
         raise ValueError(f"tasks must be between 1 and the {arrays.classes} classes of {arrays.name}, not {tasks}")
     groups = [group.tolist() for group in np.array_split(np.arange(arrays.classes), tasks)]
+    if local:
+        from neoteny.tasks.subsets import subset
+
+        return domains([subset(arrays, classes=group) for group in groups])
 
     def make(index: int) -> Task:
         members = groups[index]
@@ -241,13 +263,12 @@ def class_incremental(data: Arrays | np.ndarray, targets: np.ndarray | None = No
     return Stream(make, tasks)
 
 
-def domains(data: Sequence[Arrays]) -> Stream:
-    """One data set after another; all must have one input shape."""
+def domains(data: Sequence[Arrays], *, transform: Transform | None = None) -> Stream:
+    """One data set after another; all must have one input shape. transform: what every task does to its batches."""
     if not data:
         raise ValueError("domains needs at least one data set")
     shapes = {arrays.input_shape for arrays in data}
     if len(shapes) > 1:
         raise ValueError(f"the data sets of a domain sequence must have one input shape, not {sorted(shapes)}")
-    return Stream(
-        lambda index: Task(data[index].name, data[index], data[index].splits, Unchanged(), draw=index), len(data)
-    )
+    shown = Unchanged() if transform is None else transform
+    return Stream(lambda index: Task(data[index].name, data[index], data[index].splits, shown, draw=index), len(data))

@@ -59,12 +59,16 @@ class Train:
 class Evaluate:
     """Score the network on a split of a task, under the task's own draw; training state is not touched.
 
+    samples: its first so many rows, None for all. at_once: rows scored in one batch, None for the runner's own number:
+    a bound on memory where inputs are long sequences.
+
     On an environment: play `samples` episodes, in environments and with draws of its own.
     """
 
     task: AnyTask
     split: str = "train"
     samples: int | None = None
+    at_once: int | None = None
 
 
 class Probe:

@@ -76,6 +76,12 @@ _REDUCTIONS = frozenset(
         "cummin",
     ]
 )
+# Multiply-adds an element: of the state, of its tangent, of its cotangent with the gradient of lam.
+_RECURRENCES = {
+    "diagonal_recurrence": 1,
+    "diagonal_recurrence_tangent": 2,
+    "diagonal_recurrence_cotangent": 2,
+}
 
 
 def _size(variable) -> int:
@@ -96,6 +102,12 @@ def _convolution(equation) -> float:
     kernel = equation.invars[1].aval.shape
     out_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
     return 2.0 * _size(equation.outvars[0]) * math.prod(kernel) / out_features
+
+
+def _recurrence(equation) -> float:
+    sequences = equation.outvars[0].aval if len(equation.outvars) == 1 else equation.outvars[1].aval
+    operations = 8 if jax.numpy.issubdtype(sequences.dtype, np.complexfloating) else 2
+    return float(operations * _RECURRENCES[equation.primitive.name] * math.prod(sequences.shape))
 
 
 def _jaxpr_of(parameter):
@@ -137,6 +149,8 @@ def _count(jaxpr) -> float:
             total += _dot_general(equation)
         elif name == "conv_general_dilated":
             total += _convolution(equation)
+        elif name in _RECURRENCES:
+            total += _recurrence(equation)
         elif name == "scan":
             total += equation.params["length"] * sum(map(_count, inner))
         elif name == "cond":
@@ -160,7 +174,8 @@ def count_flops(function: Callable, *arguments) -> float:
 
     `arguments` may be arrays or `jax.ShapeDtypeStruct`s. A product of (m, k) by (k, n) counts 2mkn, an elementwise
     operation one per output element, a reduction one per input element, a scan its body times its length, a branch its
-    dearest side. Linear-algebra routines (LAPACK, FFT) and host work are not counted.
+    dearest side; a diagonal recurrence counts its multiply-adds, whichever way it is evaluated.
+    Linear-algebra routines (LAPACK, FFT) and host work are not counted.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 

@@ -131,6 +131,7 @@ class Programs:
         self.experience = jax.jit(self._experience, static_argnames=("transform", "count"))
         self.play = jax.jit(self._play, static_argnames=("transform", "episodes"))
         self.features = jax.jit(self._features, static_argnames=("transform", "stages"))
+        self.targets = jax.jit(self._targets, static_argnames=("transform",))
         self.view_probe = jax.jit(self._view_probe, static_argnames=("transform", "probe"))
         self.intervene = jax.jit(self._intervene, static_argnames=("transform", "intervention", "when"))
 
@@ -331,6 +332,11 @@ class Programs:
             return {name: outputs[name] for name in stages}
 
         return jax.vmap(lane)(learner_states, lanes.values, drawn)
+
+    def _targets(self, lanes: Lanes, drawn, data: DataArrays, rows, transform: Transform):
+        """Every lane's targets of these rows: (lanes, rows, ...)."""
+        # Over the seeds too: some transforms draw nothing, and then only they say how many lanes there are.
+        return jax.vmap(lambda _, drawn: take_batch(data, transform, drawn, rows).targets)(lanes.seeds, drawn)
 
     def view_probe_lane(
         self, probe: ViewProbe, learner_state, values, seed, batch: Batch, update, saved

@@ -33,7 +33,7 @@ from neoteny.training.placing import AnyTask, PlacedData, shown
 from neoteny.training.programs import Lanes, PackState, programs_for
 from neoteny.training.standing import Standing, arrays_of, from_arrays
 from neoteny.training.stepping import Stepper
-from neoteny.training.tracing import Tracer
+from neoteny.training.tracing import Tracer, split_shapes
 from neoteny.training.unfolding import Branch, PlainEvent, Rejoin, Step, read_after, unfold
 
 TICK_SECONDS = 0.5
@@ -277,6 +277,34 @@ class Runner:
             raise ValueError(f"the save {name!r} holds networks only; it would need Save(..., full=True)")
         return from_arrays(self.outliner.after(position).state.learner, saved, lanes=False)
 
+    def saved_learner(self, name: str, saved: Mapping[str, np.ndarray]) -> tuple[LearnerState, Task | None, int]:
+        """The learner states of a save, the task begun last and the updates before it (bounds, where `until` holds).
+
+        Of a save of networks only, everything but the networks is 0: fit for what looks at networks and features.
+        """
+        position, full = self._save(name)
+        outline = self.outliner.after(position)
+        if full:
+            learner = self.learner_from(name, saved)
+        else:
+            shapes, rest = split_shapes(outline.state.learner)
+            zeros = jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), shapes)
+            networks = from_arrays(outline.state.learner.networks, saved, lanes=False)
+            learner = eqx.tree_at(lambda s: s.networks, eqx.combine(zeros, rest), networks)
+        updates = [0]
+        for step in self.steps[:position]:
+            if isinstance(step.event, Branch):
+                updates.append(updates[-1])
+            elif isinstance(step.event, Rejoin):
+                updates.pop()
+            elif isinstance(step.event, Train):
+                updates[-1] += step.event.steps
+        return learner, outline.task, updates[-1]
+
+    def is_full(self, name: str) -> bool:
+        """Whether the save under this name keeps the whole learner state."""
+        return self._save(name)[1]
+
     def _save(self, name: str) -> tuple[int, bool]:
         """Where the script saves under this name, and whether in full."""
         saves = {step.save_name: place for place, step in enumerate(self.steps) if isinstance(step.event, Save)}
@@ -299,6 +327,10 @@ class Runner:
         self._standings = [Standing.from_arrays(outline, stored, _prefix(depth)) for depth, outline in enumerate(stack)]
         self.branch_ledger.restore({name: stored[f"branches.{name}"] for name in self.branch_ledger.arrays()})
         self.cursor = cursor
+
+    def begin(self, standing: Standing) -> None:
+        """Begin the script where another run stood, and not from a fresh initialisation."""
+        self._standings, self.cursor = [standing], Cursor()
 
     # The fold -----------------------------------------------------------------------------------------------------
 
@@ -505,7 +537,13 @@ class Runner:
             self.ledger.probe += reading.flops
             records += [
                 self._record(
-                    lane, event.task, position, reading.metric, reading.values[lane], event.split, reading.place
+                    lane,
+                    event.task,
+                    position,
+                    reading.metric,
+                    reading.values[lane],
+                    reading.split or event.split,
+                    reading.place,
                 )
                 for lane in range(len(self.names))
                 if self.alive[lane]

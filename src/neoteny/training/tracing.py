@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from neoteny.learners.learner import attach, detach
-from neoteny.probes.measurement import ViewProbe
+from neoteny.probes.measurement import LayerProbe, ViewProbe
 from neoteny.tasks.streams import Task
 from neoteny.training.clock import Clock
-from neoteny.training.events import Intervene, Probe
+from neoteny.training.events import AnyTask, Intervene, Probe
 from neoteny.training.ledger import count_flops, runs_convolution
-from neoteny.training.placing import AnyTask, PlacedData, alike, shown
+from neoteny.training.placing import PlacedData, alike, shown
 from neoteny.training.programs import Bank, Lanes, PackState, Programs
 
 
@@ -178,17 +178,22 @@ class Tracer:
 
     def stage_names(self, task: AnyTask, learner: Any) -> tuple[str, ...]:
         """The network's stages, in its order."""
+        return tuple(self.stage_shapes(task, learner))
 
-        def find(shapes: Any, static: Any) -> tuple[str, ...]:
-            names: list[str] = []
+    def stage_shapes(self, task: AnyTask, learner: Any) -> dict[str, tuple[int, ...]]:
+        """The shape of every stage's output of one example, in the network's order."""
+
+        def find(shapes: Any, static: Any) -> dict[str, tuple[int, ...]]:
+            found: dict[str, tuple[int, ...]] = {}
 
             def trace(dynamic, values, batch):
                 outputs = self._programs.features_lane(eqx.combine(dynamic, static), values, batch)
-                names.extend(outputs)  # jax would give the names back sorted, and their order is the network's
+                # jax would give the names back sorted, and their order is the network's
+                found.update({name: output.shape[1:] for name, output in outputs.items()})
                 return outputs
 
             jax.eval_shape(trace, shapes, self.values, self.batch_shape(task, 1))
-            return tuple(names)
+            return found
 
         return self._once("stages", task, learner, find)
 
@@ -213,8 +218,11 @@ class Tracer:
             raise ValueError(f"the network has {outputs} outputs and {name} has {classes} {what}")
 
     def check_probes(self, event: Probe, learner: Any, bank: Bank) -> None:
-        """Trace the view probes, so that one that does not fit fails before anything is computed."""
+        """ValueError or KeyError for a probe that does not fit: view probes are traced, layer probes looked through."""
         task = event.task
+        for probe in event.probes:
+            if isinstance(probe, LayerProbe):
+                self._check_layers(probe, task, learner)
         rows = event.samples
         if isinstance(task, Task):
             rows = min(len(task.rows(event.split)), event.samples or len(task.rows(event.split)))
@@ -233,6 +241,16 @@ class Tracer:
 
                 saved = {name: bank[name] for name in probe.saves}
                 self._once(("fits", probe, rows), task, (learner, saved), trace)
+
+    def _check_layers(self, probe: LayerProbe, task: AnyTask, learner: Any) -> None:
+        if not isinstance(task, Task):
+            raise ValueError(f"{probe.name} needs class labels, and {task.name} is an environment")
+        if task.data.classes is None:
+            raise ValueError(f"{probe.name} needs class labels, and {task.data.name} has none")
+        for split in (probe.fit, probe.test) if probe.fits else (probe.test,):
+            if len(task.rows(split)) == 0:
+                raise ValueError(f"{probe.name}: task {task.name!r} has no rows in its split {split!r}")
+        probe.select(self.stage_names(task, learner))
 
     def learner_text(self, task: Task) -> str:
         """What the learner computes for one lane on a task, as lowered text, whoever wrote it.

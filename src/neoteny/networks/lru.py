@@ -1,0 +1,366 @@
+"""The Linear Recurrent Unit and the ladder of recurrent layers that leads to it (Orvieto et al. 2023).
+
+    h_k = lam * h_{k-1} + gamma * (B u_k),    y_k = Re(C h_k) + D * u_k
+
+From a dense tanh network, rung by rung: no nonlinearity, a complex diagonal, an exponential parameterisation, a stable
+one, eigenvalues initialised on a ring, the normalisation gamma, a small range of phases.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from dataclasses import dataclass
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Complex, Float, PRNGKeyArray
+
+from neoteny.networks._checks import positive
+from neoteny.networks.activations import ActivationFunction, check_activation, identity, relu, tanh
+from neoteny.networks.initializers import named_key
+from neoteny.networks.network import Layer
+from neoteny.networks.recurrence import diagonal_recurrence, recurrence_step
+from neoteny.networks.recurrent import RecurrentLayer, kept, over_sequences
+
+Scalar = float | Float[Array, ""]
+"""A number, or a traced one where it is a lane's."""
+
+MARGIN = 1e-6
+"""Uniform draws stay this far from 0 and 1, where logarithms of radius and phase would be infinite."""
+
+# Eigenvalues ----------------------------------------------------------------------------------------------
+
+
+class Cartesian(eqx.Module):
+    """lam = lam_re + i lam_im."""
+
+    lam_re: Float[Array, " state"]
+    lam_im: Float[Array, " state"]
+
+    def __call__(self) -> Complex[Array, " state"]:
+        return lax.complex(self.lam_re, self.lam_im)
+
+
+class Exponential(eqx.Module):
+    """lam = exp(-nu + i theta), nu free: |lam| may grow beyond 1 (Orvieto et al. 2023, section 3.3)."""
+
+    nu: Float[Array, " state"]
+    theta: Float[Array, " state"]
+
+    def __call__(self) -> Complex[Array, " state"]:
+        return _polar(self.nu, self.theta)
+
+
+class StableExponential(eqx.Module):
+    """lam = exp(-exp(nu_log) + i exp(theta_log)): |lam| < 1 whatever the parameters (eq. 8)."""
+
+    nu_log: Float[Array, " state"]
+    theta_log: Float[Array, " state"]
+
+    def __call__(self) -> Complex[Array, " state"]:
+        return _polar(jnp.exp(self.nu_log), jnp.exp(self.theta_log))
+
+
+Eigenvalues = Cartesian | Exponential | StableExponential
+
+
+def _polar(nu: Array, theta: Array) -> Array:
+    modulus = jnp.exp(-nu)
+    return lax.complex(modulus * jnp.cos(theta), modulus * jnp.sin(theta))
+
+
+class Parameterization(enum.Enum):
+    """What of the eigenvalues is trained."""
+
+    CARTESIAN = "cartesian"
+    EXPONENTIAL = "exponential"
+    STABLE = "stable"
+
+    def __call__(self, nu: Array, theta: Array) -> Eigenvalues:
+        """The eigenvalues exp(-nu + i theta) in this parameterisation."""
+        match self:
+            case Parameterization.CARTESIAN:
+                lam = _polar(nu, theta)
+                return Cartesian(lam.real, lam.imag)
+            case Parameterization.EXPONENTIAL:
+                return Exponential(nu, theta)
+            case Parameterization.STABLE:
+                return StableExponential(jnp.log(nu), jnp.log(theta))
+
+
+def ring(
+    key: PRNGKeyArray, state: int, *, r_min: Scalar = 0.0, r_max: Scalar = 1.0, max_phase: Scalar = 2 * math.pi
+) -> tuple[Float[Array, " state"], Float[Array, " state"]]:
+    """(nu, theta) of eigenvalues exp(-nu + i theta) uniform in area on the ring r_min <= |lam| <= r_max, with phases
+    uniform in [0, max_phase] (Orvieto et al. 2023, lemma 3.2).
+
+    nu is computed from 1 - |lam|^2 where |lam| is near 1, and from |lam|^2 elsewhere: float32 holds neither for both.
+    """
+    _check_ring(r_min, r_max, max_phase)
+
+    def uniform(name):
+        return jax.random.uniform(named_key(key, name), (state,), jnp.float32, MARGIN, 1 - MARGIN)
+
+    # The share of the ring's area outside the eigenvalue is drawn, so that |lam| near 1 keeps its digits.
+    outside, span = uniform("radius"), (r_max - r_min) * (r_max + r_min)
+    missing = (1 - r_max) * (1 + r_max) + outside * span
+    nu = -0.5 * jnp.where(missing < 0.5, jnp.log1p(-missing), jnp.log(r_max * r_max - outside * span))
+    return nu, max_phase * uniform("phase")
+
+
+def _check_ring(r_min: Scalar, r_max: Scalar, max_phase: Scalar) -> None:
+    """ValueError for numbers no ring has; traced ones are not looked at."""
+    if isinstance(r_min, int | float) and isinstance(r_max, int | float) and not 0 <= r_min <= r_max <= 1:
+        raise ValueError(f"radii must satisfy 0 <= r_min <= r_max <= 1; got {r_min} and {r_max}")
+    if isinstance(r_max, int | float) and r_max == 0:
+        raise ValueError("r_max must be positive: all eigenvalues would be 0, whose logarithm is infinite")
+    if isinstance(r_min, int | float) and r_min == 1:
+        raise ValueError("r_min must be below 1: on the unit circle nothing decays, and log nu is infinite")
+    if isinstance(max_phase, int | float) and not max_phase > 0:
+        raise ValueError(f"max_phase, in radians, must be positive; got {max_phase}")
+
+
+def gamma_log_of(nu: Float[Array, " state"]) -> Float[Array, " state"]:
+    """log sqrt(1 - |lam|^2) with |lam| = exp(-nu) (eq. 9), without the cancellation of 1 - |lam|^2 near 1."""
+    return 0.5 * jnp.log(-jnp.expm1(-2 * nu))
+
+
+class InitScale(enum.Enum):
+    """Variances of the entries of B and C at initialisation, for width H and state N.
+
+    PUBLISHED_CODE: real and imaginary parts of B N(0, 1 / (2 H)), of C N(0, 1 / N), as in minimal-LRU. PAPER_TEXT:
+    those of Glorot, 2 / (H + N), halved for each part, and B's doubled again since the real part is taken.
+    """
+
+    PUBLISHED_CODE = "published_code"
+    PAPER_TEXT = "paper_text"
+
+    def deviations(self, width: int, state: int) -> tuple[float, float]:
+        """Standard deviations of each part of B and of C."""
+        match self:
+            case InitScale.PUBLISHED_CODE:
+                return math.sqrt(1 / (2 * width)), math.sqrt(1 / state)
+            case InitScale.PAPER_TEXT:
+                return math.sqrt(2 / (width + state)), math.sqrt(1 / (width + state))
+
+
+# Layers ---------------------------------------------------------------------------------------------------
+
+
+class LRU(RecurrentLayer):
+    """h_k = lam * h_{k-1} + gamma * (B u_k), y_k = Re(C h_k) + D * u_k on sequences (batch, length, width).
+
+    `gamma=False` leaves the normalisation out; `parameterization` says what of lam is trained. With `bidirectional` a
+    second scan with the same lam and B runs from the end, and C reads both. Real and imaginary parts are separate
+    arrays, so that an optimiser's second moments are right. ValueError for sizes or rings that are none.
+    """
+
+    eigenvalues: Eigenvalues
+    gamma_log: Float[Array, " state"] | None
+    B_re: Float[Array, "width state"]
+    B_im: Float[Array, "width state"]
+    C_re: Float[Array, "directions state width"]
+    C_im: Float[Array, "directions state width"]
+    D: Float[Array, " width"]
+    width: int = eqx.field(static=True)
+    state: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        width: int,
+        state: int,
+        *,
+        key: PRNGKeyArray,
+        r_min: Scalar = 0.0,
+        r_max: Scalar = 1.0,
+        max_phase: Scalar = 2 * math.pi,
+        gamma: bool = True,
+        parameterization: Parameterization = Parameterization.STABLE,
+        bidirectional: bool = False,
+        init_scale: InitScale = InitScale.PUBLISHED_CODE,
+    ):
+        self.width, self.state = positive(width, "width"), positive(state, "state")
+        nu, theta = ring(named_key(key, "eigenvalues"), self.state, r_min=r_min, r_max=r_max, max_phase=max_phase)
+        self.eigenvalues = parameterization(nu, theta)
+        self.gamma_log = gamma_log_of(nu) if gamma else None
+        deviation_b, deviation_c = init_scale.deviations(self.width, self.state)
+
+        def normal(name, shape, deviation):
+            return deviation * jax.random.normal(named_key(key, name), shape, jnp.float32)
+
+        shape_c = (2 if bidirectional else 1, self.state, self.width)
+        self.B_re = normal("B_re", (self.width, self.state), deviation_b)
+        self.B_im = normal("B_im", (self.width, self.state), deviation_b)
+        self.C_re = normal("C_re", shape_c, deviation_c)
+        self.C_im = normal("C_im", shape_c, deviation_c)
+        self.D = normal("D", (self.width,), 1.0)
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether a second scan runs from the end."""
+        return self.C_re.shape[0] == 2
+
+    @property
+    def lam(self) -> Complex[Array, " state"]:
+        """The eigenvalues."""
+        return self.eigenvalues()
+
+    def __call__(self, x, *, train=False, key=None):
+        def run(u):
+            b, directions = self._driven(u), (False, True) if self.bidirectional else (False,)
+            return self._read([diagonal_recurrence(self.lam, b, reverse=reverse) for reverse in directions], u)
+
+        return over_sequences(self, x, run, "LRU", self.width)
+
+    def initial_state(self, batch: int) -> Complex[Array, "batch state"]:
+        return jnp.zeros((batch, self.state), jnp.complex64)
+
+    def unroll(self, x, state, *, reset=None):
+        self._one_way()
+        h = diagonal_recurrence(self.lam, self._driven(x), initial=state, reset=reset)
+        return self._read([h], x), h[:, -1]
+
+    def step(self, x, state, *, reset=None):
+        self._one_way()
+        h = recurrence_step(self.lam, state, self._driven(x), reset=reset)
+        return self._read([h], x), h
+
+    def states(self, u: Float[Array, "batch length width"]) -> Complex[Array, "batch length state"]:
+        """The states h of sequences, forwards."""
+        return diagonal_recurrence(self.lam, self._driven(u))
+
+    def _one_way(self) -> None:
+        if self.bidirectional:
+            raise ValueError("a bidirectional layer needs the whole sequence; it has no state to step from")
+
+    def _driven(self, u: Array) -> Array:
+        """gamma * (B u): one real product for both parts, with gamma in the small factor."""
+        weight = jnp.stack((self.B_re, self.B_im), axis=1)
+        if self.gamma_log is not None:
+            weight = weight * jnp.exp(self.gamma_log)
+        both = u @ weight.reshape(self.width, 2 * self.state)
+        return lax.complex(both[..., : self.state], both[..., self.state :])
+
+    def _read(self, states: list[Array], u: Array) -> Array:
+        """Re(C h) + D u: Re and Im of all directions side by side, so one real product again."""
+        parts = jnp.concatenate([part for h in states for part in (h.real, h.imag)], axis=-1)
+        weight = jnp.stack((self.C_re, -self.C_im), axis=1).reshape(-1, self.width)
+        return parts @ weight + self.D * u
+
+
+class DenseRecurrence(RecurrentLayer):
+    """h_k = activation(A h_{k-1} + B u_k), y_k = C h_k + D * u_k, all real: the first rungs of the ladder.
+
+    A is Gaussian of variance 1 / state, so that its eigenvalues fill the unit disk; entries of B have variance
+    1 / width, of C 1 / state, of D 1.
+    """
+
+    A: Float[Array, "state state"]
+    B: Float[Array, "width state"]
+    C: Float[Array, "state width"]
+    D: Float[Array, " width"]
+    activation: ActivationFunction = eqx.field(static=True)
+    width: int = eqx.field(static=True)
+    state: int = eqx.field(static=True)
+
+    def __init__(self, width: int, state: int, activation: ActivationFunction = tanh, *, key: PRNGKeyArray):
+        self.width, self.state = positive(width, "width"), positive(state, "state")
+        self.activation = check_activation(activation)
+
+        def normal(name, shape, fan_in):
+            return jax.random.normal(named_key(key, name), shape, jnp.float32) / math.sqrt(fan_in)
+
+        self.A = normal("A", (self.state, self.state), self.state)
+        self.B = normal("B", (self.width, self.state), self.width)
+        self.C = normal("C", (self.state, self.width), self.state)
+        self.D = normal("D", (self.width,), 1)
+
+    def __call__(self, x, *, train=False, key=None):
+        def run(u):
+            return self.unroll(u, self.initial_state(u.shape[0]))[0]
+
+        return over_sequences(self, x, run, "DenseRecurrence", self.width)
+
+    def initial_state(self, batch: int) -> Float[Array, "batch state"]:
+        return jnp.zeros((batch, self.state), jnp.float32)
+
+    def unroll(self, x, state, *, reset=None):
+        def step(h, driven):
+            b, cut = driven
+            h = self.activation(kept(cut, h) @ self.A + b)
+            return h, h
+
+        cuts = None if reset is None else reset.T
+        state, h = lax.scan(step, state, (jnp.swapaxes(x @ self.B, 0, 1), cuts))
+        return jnp.swapaxes(h, 0, 1) @ self.C + self.D * x, state
+
+    def step(self, x, state, *, reset=None):
+        h = self.activation(kept(reset, state) @ self.A + x @ self.B)
+        return h @ self.C + self.D * x, h
+
+
+# The ladder -----------------------------------------------------------------------------------------------
+
+
+class Rung(enum.Enum):
+    """The steps from a dense recurrent network to the Linear Recurrent Unit, in the paper's order (section 3).
+
+    Up to STABLE eigenvalues start uniform on the unit disk, as those of a dense Gaussian matrix do; from RING on they
+    start on the ring that is asked for. LRU adds gamma, SMALL_PHASE a range of phases.
+    """
+
+    DENSE_TANH = "dense_tanh"
+    DENSE_RELU = "dense_relu"
+    DENSE_LINEAR = "dense_linear"
+    DIAGONAL = "diagonal"
+    EXPONENTIAL = "exponential"
+    STABLE = "stable"
+    RING = "ring"
+    LRU = "lru"
+    SMALL_PHASE = "small_phase"
+
+
+SMALL_PHASE = math.pi / 10
+"""The largest phase of PathX (Orvieto et al. 2023, table 10)."""
+
+
+@dataclass(frozen=True)
+class LadderMixer:
+    """A mixer of one rung: `LadderMixer(Rung.LRU, state, r_min=0.9, r_max=0.999)(width, key)` is the layer.
+
+    `r_min` and `r_max` matter from RING on, `max_phase` for SMALL_PHASE alone; traced numbers are welcome. Only
+    diagonal rungs can be bidirectional.
+    """
+
+    rung: Rung
+    state: int
+    r_min: Scalar = 0.0
+    r_max: Scalar = 1.0
+    max_phase: Scalar = SMALL_PHASE
+    bidirectional: bool = False
+
+    def __call__(self, width: int, key: PRNGKeyArray) -> Layer:
+        dense = {Rung.DENSE_TANH: tanh, Rung.DENSE_RELU: relu, Rung.DENSE_LINEAR: identity}
+        if self.rung in dense:
+            if self.bidirectional:
+                raise ValueError(f"{self.rung.value} has no bidirectional form; choose a diagonal rung")
+            return DenseRecurrence(width, self.state, dense[self.rung], key=key)
+        parameterizations = {
+            Rung.DIAGONAL: Parameterization.CARTESIAN,
+            Rung.EXPONENTIAL: Parameterization.EXPONENTIAL,
+        }
+        on_ring = self.rung in (Rung.RING, Rung.LRU, Rung.SMALL_PHASE)
+        return LRU(
+            width,
+            self.state,
+            key=key,
+            r_min=self.r_min if on_ring else 0.0,
+            r_max=self.r_max if on_ring else 1.0,
+            max_phase=self.max_phase if self.rung is Rung.SMALL_PHASE else 2 * math.pi,
+            gamma=self.rung in (Rung.LRU, Rung.SMALL_PHASE),
+            parameterization=parameterizations.get(self.rung, Parameterization.STABLE),
+            bidirectional=self.bidirectional,
+        )

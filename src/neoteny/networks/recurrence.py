@@ -1,0 +1,311 @@
+"""The diagonal linear recurrence h_k = lam h_{k-1} + b_k as one differentiable function.
+
+It is a primitive of its own: the derivative rules below are closed (each is written with the recurrence itself), so
+forward mode, reverse mode and every mixture of them work at any order, and `vmap` over lanes makes one wider
+recurrence. Reverse mode keeps lam and h only; the backward pass is one reversed recurrence that gathers the gradient of
+lam on its way. Orvieto et al. 2023 use an associative scan with automatic derivatives, which moves far more memory.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jaxtyping import Array, Bool, Inexact
+
+from neoteny.networks import recurrence_kernels as kernels
+
+
+class Method(enum.Enum):
+    """How the recurrence is evaluated; all give the same numbers up to rounding.
+
+    AUTO is SEQUENTIAL on a CPU, where it was the fastest at every size measured (benchmarks/recurrence.md), and
+    ASSOCIATIVE elsewhere. PALLAS is a kernel for GPUs; INTERPRETED runs that kernel as ordinary JAX anywhere.
+    """
+
+    AUTO = "auto"
+    SEQUENTIAL = "sequential"
+    ASSOCIATIVE = "associative"
+    CHUNKED = "chunked"
+    FFT = "fft"
+    PALLAS = "pallas"
+    INTERPRETED = "interpreted"
+
+
+MethodLike = Method | str
+
+
+def as_method(method: MethodLike) -> Method:
+    """`method` as a `Method`; ValueError naming those there are."""
+    try:
+        return Method(method)
+    except ValueError:
+        raise ValueError(f"method must be one of {', '.join(repr(m.value) for m in Method)}; got {method!r}") from None
+
+
+def diagonal_recurrence(
+    lam: Inexact[Array, " state"],
+    b: Inexact[Array, "batch length state"],
+    *,
+    initial: Inexact[Array, "batch state"] | None = None,
+    reset: Bool[Array, "batch length"] | None = None,
+    reverse: bool = False,
+    method: MethodLike = Method.AUTO,
+) -> Inexact[Array, "batch length state"]:
+    """h_k = lam h_{k-1} + b_k, elementwise over the state, and h_k = b_k where `reset`.
+
+    Real or complex (if either is complex, the result is). `initial` is h_{-1}, by default 0; with `reverse` time runs
+    backwards, h_k = lam h_{k+1} + b_k, and `initial` is the state after the last step. `reset` marks first steps of
+    episodes: nothing passes into them, neither forwards nor in derivatives, be it NaN. Differentiable to any order in
+    both modes by lam, b and initial. Orvieto et al. 2023, eq. 5 and section 3. ValueError for shapes that do not fit.
+    """
+    method = as_method(method)
+    lam, b = jnp.asarray(lam), jnp.asarray(b)
+    dtype = jnp.result_type(lam, b, *(() if initial is None else (initial,)), jnp.bfloat16)
+    if lam.ndim != 1 or b.ndim != 3 or b.shape[-1] != lam.shape[0]:
+        raise ValueError(f"lam must be (state,) and b (batch, length, state); got {lam.shape} and {b.shape}")
+    batch, length, state = b.shape
+    if initial is None:
+        start = jnp.zeros((batch, state), dtype)
+    else:
+        start = _fitting(jnp.asarray(initial), (batch, state), "initial", "(batch, state)")
+    if reset is not None:
+        reset = _fitting(jnp.asarray(reset), (batch, length), "reset", "(batch, length)")
+        if reset.dtype != jnp.bool_:
+            raise ValueError(f"reset must be boolean, True at the first step of an episode; got {reset.dtype}")
+        if method is Method.FFT:
+            raise ValueError("method 'fft' cannot reset the state; use another")
+    if length == 0:
+        return b.astype(dtype)
+    operands = (lam.astype(dtype)[None], b.astype(dtype)[None], start.astype(dtype)[None])
+    masks = () if reset is None else (reset[None],)
+    return _recurrence_p.bind(*operands, *masks, reverse=bool(reverse), method=method)[0]
+
+
+def recurrence_step(
+    lam: Inexact[Array, " state"],
+    h: Inexact[Array, "batch state"],
+    b: Inexact[Array, "batch state"],
+    *,
+    reset: Bool[Array, " batch"] | None = None,
+) -> Inexact[Array, "batch state"]:
+    """One step: lam h + b, and b where `reset`. As many of them as there are steps equal `diagonal_recurrence`."""
+    if reset is not None:
+        h = jnp.where(reset[:, None], jnp.zeros_like(h), h)
+    return lam * h + b
+
+
+def _fitting(x: Array, shape: tuple[int, ...], name: str, spelt: str) -> Array:
+    if x.shape != shape:
+        raise ValueError(f"{name} must be {spelt} = {shape}; got shape {x.shape}")
+    return x
+
+
+# Primitives -----------------------------------------------------------------------------------------------
+#
+# recurrence  (lam, b, initial, [reset])                            -> h      linear in (b, initial)
+# tangent     (lam, h, initial, [reset], dlam, db, dinitial)        -> dh     linear in the last three
+# cotangent   (lam, h, initial, [reset], g)                 -> dlam, db, dinitial   the transpose of tangent
+#
+# Shapes as in `recurrence_kernels`. Residuals of reverse mode are the first operands of `tangent`: lam and h.
+
+_recurrence_p = Primitive("diagonal_recurrence")
+_tangent_p = Primitive("diagonal_recurrence_tangent")
+_cotangent_p = Primitive("diagonal_recurrence_cotangent")
+_cotangent_p.multiple_results = True
+
+_METHODS: dict[Method, Callable[..., Array]] = {
+    Method.SEQUENTIAL: kernels.sequential,
+    Method.ASSOCIATIVE: kernels.associative,
+    Method.CHUNKED: kernels.chunked,
+    Method.FFT: kernels.fft,
+    Method.PALLAS: kernels.pallas_chunked,
+    Method.INTERPRETED: functools.partial(kernels.pallas_chunked, interpret=True),
+}
+
+
+def _one_mask(masks: tuple[Array, ...]) -> Array | None:
+    return masks[0] if masks else None
+
+
+def _masks(reset: Array | None) -> tuple[Array, ...]:
+    return () if reset is None else (reset,)
+
+
+def _tangent_by_parts(lam, h, initial, masks, lam_tangent, b_tangent, initial_tangent, *, reverse, method):
+    """What `tangent` means, in terms of the recurrence."""
+    entering = kernels.previous(h, initial, _one_mask(masks), reverse=reverse)
+    source = b_tangent + lam_tangent[:, None, None] * entering
+    return _recurrence_p.bind(lam, source, initial_tangent, *masks, reverse=reverse, method=method)
+
+
+def _cotangent_by_parts(lam, h, initial, masks, cotangent, *, reverse, method):
+    """What `cotangent` means, in terms of the recurrence."""
+    reset = _one_mask(masks)
+    passing = _masks(kernels.leaving(reset, reverse=reverse))
+    zero = jnp.zeros_like(initial)
+    d = _recurrence_p.bind(lam, cotangent, zero, *passing, reverse=not reverse, method=method)
+    entering = kernels.previous(h, initial, reset, reverse=reverse)
+    first = -1 if reverse else 0
+    into = lam[:, None] * d[:, :, first]
+    if reset is not None:
+        into = jnp.where(reset[:, :, first, None], jnp.zeros_like(into), into)
+    return [jnp.sum(entering * d, axis=(1, 2)), d, into]
+
+
+# Evaluation and lowering ----------------------------------------------------------------------------------
+
+
+def _evaluate_recurrence(auto: Method, lam, b, initial, *masks, reverse, method):
+    run = _METHODS[auto if method is Method.AUTO else method]
+    return run(lam, b, initial, _one_mask(masks), reverse=reverse)
+
+
+def _evaluate_tangent(auto: Method, lam, h, initial, *rest, reverse, method):
+    masks, linear = rest[:-3], rest[-3:]
+    method = auto if method is Method.AUTO else method
+    if method is Method.SEQUENTIAL:
+        return kernels.sequential_tangent(lam, h, initial, _one_mask(masks), *linear, reverse=reverse)
+    return _tangent_by_parts(lam, h, initial, masks, *linear, reverse=reverse, method=method)
+
+
+def _evaluate_cotangent(auto: Method, lam, h, initial, *rest, reverse, method):
+    masks, cotangent = rest[:-1], rest[-1]
+    method = auto if method is Method.AUTO else method
+    if method is Method.SEQUENTIAL:
+        return list(kernels.sequential_cotangent(lam, h, initial, _one_mask(masks), cotangent, reverse=reverse))
+    return _cotangent_by_parts(lam, h, initial, masks, cotangent, reverse=reverse, method=method)
+
+
+def _shape_of(x) -> ShapedArray:
+    return ShapedArray(x.shape, x.dtype)
+
+
+def _define(primitive: Primitive, evaluate: Callable, shape: Callable) -> None:
+    @functools.cache
+    def compiled(**params):
+        return jax.jit(functools.partial(primitive.bind, **params))
+
+    primitive.def_impl(lambda *operands, **params: compiled(**params)(*operands))
+    primitive.def_abstract_eval(shape)
+    several = primitive.multiple_results
+    for platform, auto in (("cpu", Method.SEQUENTIAL), (None, Method.ASSOCIATIVE)):
+        rule = mlir.lower_fun(functools.partial(evaluate, auto), multiple_results=several)
+        mlir.register_lowering(primitive, rule, platform=platform)
+
+
+_define(_recurrence_p, _evaluate_recurrence, lambda lam, b, *_, **__: _shape_of(b))
+_define(_tangent_p, _evaluate_tangent, lambda lam, h, *_, **__: _shape_of(h))
+_define(
+    _cotangent_p,
+    _evaluate_cotangent,
+    lambda lam, h, initial, *_, **__: [_shape_of(lam), _shape_of(h), _shape_of(initial)],
+)
+
+
+# Derivatives ----------------------------------------------------------------------------------------------
+
+
+def _instantiated(tangent: Any, primal: Array) -> Array:
+    return jnp.zeros_like(primal) if type(tangent) is ad.Zero else tangent
+
+
+def _recurrence_jvp(primals, tangents, **params):
+    lam, b, initial, *masks = primals
+    h = _recurrence_p.bind(*primals, **params)
+    lam_tangent, b_tangent, initial_tangent = tangents[:3]
+    source, start = _instantiated(b_tangent, b), _instantiated(initial_tangent, initial)
+    if type(lam_tangent) is ad.Zero:
+        return h, _recurrence_p.bind(lam, source, start, *masks, **params)
+    return h, _tangent_p.bind(lam, h, initial, *masks, lam_tangent, source, start, **params)
+
+
+def _recurrence_transpose(cotangent, lam, b, initial, *masks, reverse, method):
+    if type(cotangent) is ad.Zero:
+        return [None] * (3 + len(masks))
+    reset = _one_mask(masks)
+    shape = initial.aval if ad.is_undefined_primal(initial) else initial
+    passing = _masks(kernels.leaving(reset, reverse=reverse))
+    zero = jnp.zeros(shape.shape, shape.dtype)
+    d = _recurrence_p.bind(lam, cotangent, zero, *passing, reverse=not reverse, method=method)
+    into = None
+    if ad.is_undefined_primal(initial):
+        first = -1 if reverse else 0
+        into = lam[:, None] * d[:, :, first]
+        if reset is not None:
+            into = jnp.where(reset[:, :, first, None], jnp.zeros_like(into), into)
+    return [None, d if ad.is_undefined_primal(b) else None, into, *[None] * len(masks)]
+
+
+def _jvp_by_parts(primitive: Primitive, by_parts: Callable, linear: int):
+    """The derivative of `tangent` and `cotangent`: that of what they mean."""
+
+    def jvp(primals, tangents, **params):
+        masks = primals[3:-linear]
+        moving, primal_moving = (*tangents[:3], *tangents[-linear:]), (*primals[:3], *primals[-linear:])
+
+        def function(lam, h, initial, *last):
+            return by_parts(lam, h, initial, masks, *last, **params)
+
+        out = primitive.bind(*primals, **params)
+        changes = tuple(map(_instantiated, moving, primal_moving))
+        return out, jax.jvp(function, primal_moving, changes)[1]
+
+    ad.primitive_jvps[primitive] = jvp
+
+
+def _tangent_transpose(cotangent, lam, h, initial, *rest, **params):
+    masks, linear = rest[:-3], rest[-3:]
+    if type(cotangent) is ad.Zero:
+        return [None] * (6 + len(masks))
+    cotangents = _cotangent_p.bind(lam, h, initial, *masks, cotangent, **params)
+    wanted = [c if ad.is_undefined_primal(x) else None for c, x in zip(cotangents, linear, strict=True)]
+    return [None, None, None, *[None] * len(masks), *wanted]
+
+
+def _cotangent_transpose(cotangents, lam, h, initial, *rest, **params):
+    masks = rest[:-1]
+    given = [_instantiated(c, x) for c, x in zip(cotangents, (lam, h, initial), strict=True)]
+    return [None] * (3 + len(masks)) + [_tangent_p.bind(lam, h, initial, *masks, *given, **params)]
+
+
+ad.primitive_jvps[_recurrence_p] = _recurrence_jvp
+ad.primitive_transposes[_recurrence_p] = _recurrence_transpose
+_jvp_by_parts(_tangent_p, _tangent_by_parts, 3)
+ad.primitive_transposes[_tangent_p] = _tangent_transpose
+_jvp_by_parts(_cotangent_p, _cotangent_by_parts, 1)
+ad.primitive_transposes[_cotangent_p] = _cotangent_transpose
+
+
+# Lanes ----------------------------------------------------------------------------------------------------
+
+
+def _grouped(operands, dims, size: int) -> list[Array]:
+    """Operands whose leading axis is lanes x groups."""
+    spread = []
+    for x, dim in zip(operands, dims, strict=True):
+        x = jnp.broadcast_to(x, (size, *x.shape)) if dim is None else jnp.moveaxis(x, dim, 0)
+        spread.append(x.reshape(size * x.shape[1], *x.shape[2:]))
+    return spread
+
+
+def _batched(primitive: Primitive):
+    def rule(operands, dims, **params):
+        size = next(x.shape[d] for x, d in zip(operands, dims, strict=True) if d is not None)
+        out = primitive.bind(*_grouped(operands, dims, size), **params)
+        if primitive.multiple_results:
+            return [x.reshape(size, -1, *x.shape[1:]) for x in out], [0] * len(out)
+        return out.reshape(size, -1, *out.shape[1:]), 0
+
+    batching.primitive_batchers[primitive] = rule
+
+
+for _primitive in (_recurrence_p, _tangent_p, _cotangent_p):
+    _batched(_primitive)

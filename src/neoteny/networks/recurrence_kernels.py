@@ -1,0 +1,320 @@
+"""Ways to evaluate the diagonal recurrence h_k = lam h_{k-1} + b_k: one function a way, all of equal meaning.
+
+Shapes everywhere: lam (groups, state), b (groups, batch, length, state), initial (groups, batch, state), reset
+(groups, batch, length) of bool or None; a group is a set of sequences with one lam, for instance a lane. With `reverse`
+time runs from the last step to the first and `initial` is the state after the last. `associative` and `fft` are
+parallel in time throughout; `sequential` reads and writes every number once, which is the least there is to do.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Inexact
+
+LamArray = Inexact[Array, "groups state"]
+Inputs = Inexact[Array, "groups batch length state"]
+State = Inexact[Array, "groups batch state"]
+Reset = Bool[Array, "groups batch length"] | None
+
+CHUNKS = 16
+"""Stretches of time that `chunked` and `blocked` work on at once."""
+
+TILE = 64
+"""Channels a program of the Pallas kernel holds: a power of two, as Triton asks for."""
+
+
+def _at(x: Array, index) -> Array:
+    return lax.dynamic_index_in_dim(x, index, 2, keepdims=False)
+
+
+def _put(x: Array, value: Array, index) -> Array:
+    return lax.dynamic_update_index_in_dim(x, value, index, 2)
+
+
+def _unless(reset: Reset, index, value: Array) -> Array:
+    """`value` (groups, batch, state), 0 where the step at `index` is a reset. A product would keep NaN alive."""
+    return value if reset is None else jnp.where(_at(reset, index)[..., None], jnp.zeros_like(value), value)
+
+
+def previous(h: Inputs, initial: State, reset: Reset, *, reverse: bool) -> Inputs:
+    """The state that enters every step: h_{k-1}, `initial` at the first, 0 at a reset."""
+    pieces = (h[:, :, 1:], initial[:, :, None]) if reverse else (initial[:, :, None], h[:, :, :-1])
+    entering = jnp.concatenate(pieces, axis=2)
+    return entering if reset is None else jnp.where(reset[..., None], jnp.zeros_like(entering), entering)
+
+
+def leaving(reset: Reset, *, reverse: bool) -> Reset:
+    """The resets of the transposed recurrence: where nothing of a step's state enters the next."""
+    if reset is None:
+        return None
+    none = jnp.zeros_like(reset[:, :, :1])
+    pieces = (none, reset[:, :, :-1]) if reverse else (reset[:, :, 1:], none)
+    return jnp.concatenate(pieces, axis=2)
+
+
+# One step after another -----------------------------------------------------------------------------------
+#
+# The loop carries the array it overwrites: b becomes h in place, so that nothing is allocated, and each step touches
+# what the step before brought into the cache. Batch-major slices cost no more than time-major ones; transposing does.
+
+
+def sequential(lam: LamArray, b: Inputs, initial: State, reset: Reset, *, reverse: bool) -> Inputs:
+    """Step by step, in place."""
+    length, factor = b.shape[2], lam[:, None]
+
+    def step(count, carry):
+        h, array = carry
+        k = length - 1 - count if reverse else count
+        h = factor * _unless(reset, k, h) + _at(array, k)
+        return h, _put(array, h, k)
+
+    return lax.fori_loop(0, length, step, (initial, b))[1]
+
+
+def sequential_tangent(
+    lam: LamArray,
+    h: Inputs,
+    initial: State,
+    reset: Reset,
+    lam_tangent: LamArray,
+    b_tangent: Inputs,
+    initial_tangent: State,
+    *,
+    reverse: bool,
+) -> Inputs:
+    """t_k = lam t_{k-1} + dlam h_{k-1} + db_k in one pass."""
+    length, factor, change = b_tangent.shape[2], lam[:, None], lam_tangent[:, None]
+
+    def step(count, carry):
+        t, before, array = carry
+        k = length - 1 - count if reverse else count
+        t = factor * _unless(reset, k, t) + change * _unless(reset, k, before) + _at(array, k)
+        return t, _at(h, k), _put(array, t, k)
+
+    return lax.fori_loop(0, length, step, (initial_tangent, initial, b_tangent))[2]
+
+
+def sequential_cotangent(
+    lam: LamArray, h: Inputs, initial: State, reset: Reset, cotangent: Inputs, *, reverse: bool
+) -> tuple[LamArray, Inputs, State]:
+    """The transpose of `sequential_tangent` in one pass: d_k = lam d_{k+1} + g_k in place, and the sum of h_{k-1} d_k
+    on the way. No conjugates: JAX's cotangents are those of the bilinear pairing.
+    """
+    length, factor = cotangent.shape[2], lam[:, None]
+
+    def step(count, carry):
+        passed, total, array = carry
+        k = count if reverse else length - 1 - count
+        before = k + 1 if reverse else k - 1
+        inside = before < length if reverse else before >= 0
+        entering = jnp.where(inside, _at(h, jnp.clip(before, 0, length - 1)), initial)
+        d = passed + _at(array, k)
+        total = total + _unless(reset, k, entering) * d
+        return factor * _unless(reset, k, d), total, _put(array, d, k)
+
+    zero = jnp.zeros_like(initial)
+    passed, total, array = lax.fori_loop(0, length, step, (zero, zero, cotangent))
+    return jnp.sum(total, axis=1), array, passed
+
+
+# Parallel in time ----------------------------------------------------------------------------------------
+
+
+def associative(lam: LamArray, b: Inputs, initial: State, reset: Reset, *, reverse: bool) -> Inputs:
+    """`jax.lax.associative_scan` of the pairs (a, b) with (a1, b1) o (a2, b2) = (a2 a1, a2 b1 + b2).
+
+    The factors are shared by the batch unless there are resets. Then a pair also says whether it holds a reset, and
+    what came before is left out by selection: multiplied by 0, NaN would stay.
+    """
+    if reset is None:
+        factors = jnp.broadcast_to(lam[:, None, None], (lam.shape[0], 1, *b.shape[2:]))
+
+        def combine(first, second):
+            return second[0] * first[0], second[0] * first[1] + second[1]
+
+        products, h = lax.associative_scan(combine, (factors, b), axis=2, reverse=reverse)
+        return h + products * initial[:, :, None]
+
+    def combine_unless_cut(first, second):
+        cut, carried = second[0], second[1] * first[2]
+        return first[0] | cut, second[1] * first[1], jnp.where(cut, 0, carried) + second[2]
+
+    pairs = (reset[..., None], jnp.broadcast_to(lam[:, None, None], b.shape), b)
+    cut, products, h = lax.associative_scan(combine_unless_cut, pairs, axis=2, reverse=reverse)
+    return h + jnp.where(cut, 0, products * initial[:, :, None])
+
+
+def fft(lam: LamArray, b: Inputs, initial: State, reset: Reset, *, reverse: bool) -> Inputs:
+    """Causal convolution with lam^k by a Fourier transform of twice the length. ValueError with resets."""
+    if reset is not None:
+        raise ValueError("a Fourier transform cannot reset the state; use method='auto'")
+    if reverse:
+        return jnp.flip(fft(lam, jnp.flip(b, 2), initial, None, reverse=False), 2)
+    kernel = powers(lam, b.shape[2] + 1)
+    h = causal_convolution(kernel[:, None, :-1], b, axis=2)
+    return h + kernel[:, None, 1:] * initial[:, :, None]
+
+
+def powers(lam: Inexact[Array, "*shape state"], count: int) -> Inexact[Array, "*shape count state"]:
+    """lam^0 .. lam^(count - 1), by repeated squaring: 0^0 = 1, and no logarithm of 0."""
+    result, base = jnp.ones((*lam.shape[:-1], 1, lam.shape[-1]), lam.dtype), lam[..., None, :]
+    while result.shape[-2] < count:
+        result = jnp.concatenate((result, result * base), axis=-2)
+        base = base * base
+    return result[..., :count, :]
+
+
+def causal_convolution(kernel: Inexact[Array, ...], u: Inexact[Array, ...], *, axis: int) -> Inexact[Array, ...]:
+    """y_k = sum_j kernel_j u_{k-j} along `axis`, both of that length; padded to twice the length, so nothing wraps."""
+    length = u.shape[axis]
+    if jnp.iscomplexobj(kernel) or jnp.iscomplexobj(u):
+        forward, inverse = jnp.fft.fft, jnp.fft.ifft
+    else:
+        forward, inverse = jnp.fft.rfft, jnp.fft.irfft
+    size = 2 * length
+    y = inverse(forward(kernel, size, axis=axis) * forward(u, size, axis=axis), size, axis=axis)
+    return lax.slice_in_dim(y, 0, length, axis=axis).astype(jnp.result_type(kernel, u))
+
+
+# Stretches of time side by side --------------------------------------------------------------------------
+
+
+def _in_chunks(run, lam: LamArray, b: Inputs, initial: State, reset: Reset, *, reverse: bool, chunks: int) -> Inputs:
+    """Run stretches of time side by side: their last states from zero first, then all states from the right start.
+
+    `run(lam, b, initial, reset, last)` evaluates stretches that are part of the batch; `last` asks for the last state
+    only.
+    """
+    if reverse:
+        flipped = None if reset is None else jnp.flip(reset, 2)
+        h = _in_chunks(run, lam, jnp.flip(b, 2), initial, flipped, reverse=False, chunks=chunks)
+        return jnp.flip(h, 2)
+    groups, batch, length, state = b.shape
+    chunks = min(chunks, length)
+    size = -(-length // chunks)
+    chunks = -(-length // size)
+    padding = chunks * size - length
+
+    def cut(x):  # (groups, batch, length, ...) to (groups, batch chunks, size, ...)
+        x = jnp.pad(x, [(0, 0), (0, 0), (0, padding), *[(0, 0)] * (x.ndim - 3)])
+        return x.reshape(groups, batch * chunks, size, *x.shape[3:])
+
+    pieces, cuts = cut(b), None if reset is None else cut(reset)
+    ends = run(lam, pieces, jnp.zeros((groups, batch * chunks, state), b.dtype), cuts, last=True)
+    # Every stretch but those with a reset passes on lam^size of the state it started from.
+    passes = None if cuts is None else jnp.any(cuts, axis=2).reshape(groups, batch, chunks)
+    whole = sequential(
+        powers(lam, size + 1)[:, -1], ends.reshape(groups, batch, chunks, state), initial, passes, reverse=False
+    )
+    starts = jnp.concatenate((initial[:, :, None], whole[:, :, :-1]), axis=2)
+    h = run(lam, pieces, starts.reshape(groups, batch * chunks, state), cuts, last=False)
+    return h.reshape(groups, batch, chunks * size, state)[:, :, :length]
+
+
+def _steps(lam: LamArray, b: Inputs, initial: State, reset: Reset, *, last: bool) -> Array:
+    if not last:
+        return sequential(lam, b, initial, reset, reverse=False)
+
+    def step(k, h):
+        return lam[:, None] * _unless(reset, k, h) + _at(b, k)
+
+    return lax.fori_loop(0, b.shape[2], step, initial)
+
+
+def chunked(lam: LamArray, b: Inputs, initial: State, reset: Reset, *, reverse: bool, chunks: int = CHUNKS) -> Inputs:
+    """`chunks` stretches side by side: length / chunks steps of a larger batch, twice."""
+    return _in_chunks(_steps, lam, b, initial, reset, reverse=reverse, chunks=chunks)
+
+
+# A kernel for GPUs ---------------------------------------------------------------------------------------
+
+
+def pallas_chunked(
+    lam: LamArray,
+    b: Inputs,
+    initial: State,
+    reset: Reset,
+    *,
+    reverse: bool,
+    chunks: int = CHUNKS,
+    tile: int = TILE,
+    interpret: bool = False,
+) -> Inputs:
+    """`chunked` with one Pallas program for every group, sequence, stretch and tile of channels.
+
+    A program holds its state in registers and walks through its stretch. Complex numbers go in as two real planes,
+    since Triton has no complex type. `interpret` runs the kernel as ordinary JAX, on any platform.
+    """
+    run = functools.partial(_pallas_steps, tile=tile, interpret=interpret)
+    return _in_chunks(run, lam, b, initial, reset, reverse=reverse, chunks=chunks)
+
+
+def _pallas_steps(
+    lam: LamArray, b: Inputs, initial: State, reset: Reset, *, last: bool, tile: int, interpret: bool
+) -> Array:
+    from jax.experimental import pallas  # 0.3 s that only this kernel should cost
+    from jax.experimental.pallas import triton
+
+    groups, batch, length, state = b.shape
+    tiles = -(-state // tile)
+    width = tiles * tile
+    is_complex = jnp.iscomplexobj(b)
+
+    def planes(x):
+        x = jnp.pad(x, [*[(0, 0)] * (x.ndim - 1), (0, width - state)])
+        return (x.real, x.imag) if is_complex else (x,)
+
+    inputs = (*planes(lam), *planes(b), *planes(initial))
+    # Named by what they index: group, sequence, tile.
+    of_lam = pallas.BlockSpec((1, tile), lambda g, s, t: (g, t))
+    of_b = pallas.BlockSpec((1, 1, length, tile), lambda g, s, t: (g, s, 0, t))
+    of_state = pallas.BlockSpec((1, 1, tile), lambda g, s, t: (g, s, t))
+    of_reset = pallas.BlockSpec((1, 1, length), lambda g, s, t: (g, s, 0))
+    parts = 2 if is_complex else 1
+    specs = [of_lam] * parts + [of_b] * parts + [of_state] * parts
+    if reset is not None:
+        inputs, specs = (*inputs, reset.astype(jnp.int32)), [*specs, of_reset]
+    real = inputs[0].dtype
+    shape = (groups, batch, width) if last else (groups, batch, length, width)
+    outputs = pallas.pallas_call(
+        functools.partial(_walk, length=length, parts=parts, resets=reset is not None, last=last),
+        out_shape=[jax.ShapeDtypeStruct(shape, real)] * parts,
+        in_specs=specs,
+        out_specs=[of_state if last else of_b] * parts,
+        grid=(groups, batch, tiles),
+        # Also says that it is Triton that compiles the kernel: one thread a channel.
+        compiler_params=triton.CompilerParams(num_warps=max(1, tile // 32)),
+        interpret=interpret,
+    )(*inputs)
+    h = lax.complex(*outputs) if is_complex else outputs[0]
+    return h[..., :state]
+
+
+def _walk(*refs, length: int, parts: int, resets: bool, last: bool) -> None:
+    """The Pallas program: one tile of channels of one sequence through all its steps."""
+    lam, b, initial = (refs[parts * n : parts * (n + 1)] for n in range(3))
+    outputs = refs[3 * parts + resets :]
+    factor = [ref[0] for ref in lam]
+
+    def step(k, h):
+        if resets:
+            cut = refs[3 * parts][0, 0, k] != 0
+            h = [jnp.where(cut, jnp.zeros_like(plane), plane) for plane in h]
+        x = [ref[0, 0, k] for ref in b]
+        if parts == 1:
+            h = [factor[0] * h[0] + x[0]]
+        else:
+            h = [factor[0] * h[0] - factor[1] * h[1] + x[0], factor[0] * h[1] + factor[1] * h[0] + x[1]]
+        if not last:
+            for ref, plane in zip(outputs, h, strict=True):
+                ref[0, 0, k] = plane
+        return h
+
+    h = lax.fori_loop(0, length, step, [ref[0, 0] for ref in initial])
+    if last:
+        for ref, plane in zip(outputs, h, strict=True):
+            ref[0, 0] = plane

@@ -1,0 +1,129 @@
+"""The results section of a study's page in the documentation: written from records by a command, never by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neoteny.analysis.claims import evaluate
+from neoteny.errors import UsageError
+from neoteny.lab.results import Results, read
+from neoteny.lab.store import write_atomic
+from neoteny.lab.study import Study
+from neoteny.report import formats
+from neoteny.report.figures import house_style
+from neoteny.report.page import VERDICTS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DOTS_PER_INCH = 110
+"""Of figures in the documentation, 8 inches wide."""
+
+
+def write_docs(directory: Path | str, study: Study, folder: Path | str) -> Path:
+    """Fill the results section of `folder`/STUDY.md from a result directory, and write its figures beside it.
+
+    The section is what lies between `<!-- results: STUDY -->` and `<!-- /results: STUDY -->`; figures are
+    `folder`/STUDY/NAME.png, and those no longer drawn are removed. Equal records give an equal page. Returns the page.
+    UsageError if the page or its marks are not there, or nothing was recorded.
+    """
+    folder, page = Path(folder), Path(folder) / f"{study.name}.md"
+    begin, end = f"<!-- results: {study.name} -->", f"<!-- /results: {study.name} -->"
+    if not page.is_file():
+        raise UsageError(f"no page {page}; write one with the lines {begin} and {end} where results belong")
+    text = page.read_text(encoding="utf-8")
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise UsageError(f"{page} needs the lines {begin} and {end}, once each, where results belong")
+    results = read(directory)
+    if results.records.is_empty():
+        raise UsageError(f"{directory} holds no records yet; nothing to write to {page}")
+    figures = _figures(study, results, folder / study.name)
+    section = section_text(study, results, evaluate(study.claims, results.records), figures)
+    before, after = text[: text.index(begin)], text[text.index(end) :]
+    write_atomic(page, f"{before}{begin}\n{section}\n{after}".encode())
+    return page
+
+
+def _figures(study: Study, results: Results, folder: Path) -> Mapping[str, str]:
+    """Name -> path of every figure drawn, relative to the page."""
+    drawn: dict[str, str] = {}
+    for figure in study.figures:
+        made = figure.draw(results.records)
+        if made is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            _save(made, folder / f"{figure.name}.png")
+            drawn[figure.name] = f"{folder.name}/{figure.name}.png"
+    if folder.is_dir():
+        for stale in folder.glob("*.png"):
+            if stale.stem not in drawn:
+                stale.unlink()
+    return drawn
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with house_style():
+        figure.savefig(path, format="png", dpi=DOTS_PER_INCH, metadata={})
+
+
+def section_text(
+    study: Study, results: Results, claims: Sequence[Mapping[str, Any]], figures: Mapping[str, str]
+) -> str:
+    """The section as Markdown: what was run, the answer, verdicts with numbers and intervals, and figures."""
+    lines = ["", _what_was_run(study, results), ""]
+    if study.summary is not None:
+        lines += [line for told in study.summary(results.records) for line in (f"- {_cell(told)}",)] + [""]
+    lines += _verdicts(claims)
+    for figure in study.figures:
+        if figure.name in figures:
+            lines += ["", f"**{figure.title}.** {figure.caption}", "", f"![{figure.title}]({figures[figure.name]})"]
+    notes = [note for manifest in results.manifests.values() if manifest is not None for note in manifest.accepted]
+    lines += [line for note in dict.fromkeys(notes) for line in ("", f"Accepted: {note}")]
+    return "\n".join([*lines, ""])
+
+
+def _what_was_run(study: Study, results: Results) -> str:
+    plan, manifests = results.plan, results.manifests
+    finished = sum(
+        len(pack["runs"])
+        for pack in plan["packs"]
+        if (manifest := manifests[pack["name"]]) is not None and manifest.status == "finished"
+    )
+    machine: dict[str, str] = {}
+    for manifest in manifests.values():
+        if manifest is not None:
+            machine.update({name: str(value) for name, value in manifest.machine.items()})
+    seconds = float(results.timings["seconds"].sum())
+    return (
+        f"Preset `{plan['preset']}` ({study.presets.get(plan['preset'], '')}): {finished} of {len(plan['runs'])} runs "
+        f"finished, in {formats.rough_duration(seconds)} ({', '.join(f'{k} {v}' for k, v in machine.items())}). "
+        "Intervals are 95 % over seeds. This section is written from the records by `neoteny report DIR --docs "
+        "docs/studies`."
+    )
+
+
+def _verdicts(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Two tables: the verdict of every claim, and the numbers it rests on."""
+    lines = ["| claim | statement | the paper | verdict | why |", "|---|---|---|---|---|"]
+    for claim in claims:
+        verdict = VERDICTS[claim["verdict"]]
+        lines.append(
+            f"| {claim['id']} | {_cell(claim['statement'])} | {_cell(claim['paper'])} | **{verdict}** | "
+            f"{_cell(claim['reason'])} |"
+        )
+    lines += ["", "| claim | quantity | measured | 95 % interval | seeds | verdict |", "|---|---|---|---|---|---|"]
+    for claim in claims:
+        own = claim["measured"] is not None or not claim["parts"]
+        rows = [(claim["statement"], claim)] if own else []
+        for name, part in rows + [(part["name"], part) for part in claim["parts"]]:
+            lines.append(
+                f"| {claim['id']} | {_cell(name)} | {formats.number(part['measured'])} | "
+                f"{formats.interval(part['interval'])} | {part['n']} | {VERDICTS[part['verdict']]} |"
+            )
+    return lines
+
+
+def _cell(text: str) -> str:
+    """Text that cannot end a cell of a table or open HTML."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

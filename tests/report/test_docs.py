@@ -1,0 +1,68 @@
+"""The results section of a documentation page says what the records say, and nothing else on the page changes."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from neoteny.cli import main
+from neoteny.errors import UsageError
+from neoteny.lab.results import read
+from neoteny.report.docs import write_docs
+
+PAGE = "# tiny\n\nA question.\n\n<!-- results: tiny -->\nNot generated yet.\n<!-- /results: tiny -->\n\nAfter.\n"
+
+
+@pytest.fixture
+def docs(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "tiny.md").write_text(PAGE)
+    return folder
+
+
+@pytest.fixture
+def finished(tiny, tmp_path):
+    out = tmp_path / "out"
+    assert main(["run", "tiny", "--preset", "smoke", "--out", str(out)]) == 0
+    return out
+
+
+def test_the_command_fills_the_section_from_records_and_again_alike(tiny, finished, docs, capsys):
+    assert main(["report", str(finished), "--docs", str(docs)]) == 0
+    assert f"documentation: {docs / 'tiny.md'}" in capsys.readouterr().out
+    text = (docs / "tiny.md").read_text()
+    assert text.startswith("# tiny\n\nA question.\n")
+    assert text.endswith("<!-- /results: tiny -->\n\nAfter.\n")
+    assert "Not generated yet" not in text
+    for claim in tiny.STUDY.claims:
+        assert f"| {claim.id} |" in text
+    for figure in tiny.STUDY.figures:
+        if figure.draw(read(finished).records) is not None:
+            assert (docs / "tiny" / f"{figure.name}.png").is_file()
+            assert f"](tiny/{figure.name}.png)" in text
+    assert main(["report", str(finished), "--docs", str(docs)]) == 0
+    assert (docs / "tiny.md").read_text() == text
+
+
+def test_figures_no_longer_drawn_are_removed_and_text_cannot_break_the_table(tiny, finished, docs):
+    claims = tuple(dataclasses.replace(claim, paper="a | b <i>") for claim in tiny.STUDY.claims)
+    (docs / "tiny").mkdir()
+    (docs / "tiny" / "stale.png").write_bytes(b"")
+    write_docs(finished, dataclasses.replace(tiny.STUDY, claims=claims), docs)
+    assert not (docs / "tiny" / "stale.png").exists()
+    assert "a \\| b &lt;i>" in (docs / "tiny.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "page", [None, "no marks", "<!-- /results: tiny -->\n<!-- results: tiny -->", PAGE + "<!-- results: tiny -->"]
+)
+def test_a_page_without_its_marks_is_left_as_it_is(tiny, finished, docs, page):
+    path = docs / "tiny.md"
+    path.unlink()
+    if page is not None:
+        path.write_text(page)
+    with pytest.raises(UsageError, match="results: tiny"):
+        write_docs(finished, tiny.STUDY, docs)
+    assert not path.exists() or path.read_text() == page

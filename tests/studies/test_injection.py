@@ -1,0 +1,293 @@
+"""The claims of the injection study on made-up records, and its scripts and presets."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import polars as pl
+import pytest
+
+from neoteny.analysis.claims import evaluate
+from neoteny.errors import UsageError
+from neoteny.lab import configs
+from neoteny.lab.plan import Request, make_plan
+from neoteny.studies import injection
+from neoteny.studies.injection import (
+    ARMS,
+    CORE,
+    STUDY,
+    Config,
+    GrowthConfig,
+    forks,
+    growth_script,
+    growth_stream,
+    script,
+    stream,
+    summary,
+)
+from neoteny.training.events import Fork, Intervene, Save, Switch, Train
+
+SEEDS, TASKS, STEPS = 10, 12, 100
+FORKS = (1, 2, 4, 8, 12)
+GAINS = {"inject": 20.0, "placebo": 0.0, "reset": 18.0, "shrink_perturb": 12.0, "fresh": 25.0}
+LAST = {
+    "inherit": 19.0,
+    "reset_all": 10.0,
+    "train_all": 19.5,
+    "stop_z": 5.0,
+    "frozen_encoder": 5.0,
+    "inject_whole": 22.0,
+}
+
+
+def row(run, seed, config, task, step, metric, value, branch="", place="", experiment="relabel"):
+    return {
+        "run": run, "experiment": experiment, "seed": seed, "task": task, "step": step, "metric": metric,
+        "value": float(value), "branch": branch, "place": place, **config,
+    }  # fmt: skip
+
+
+def config_of(b2, root, **changes):
+    config = Config(width=128, batch=128, tasks=TASKS, steps_per_task=STEPS, adam_b2=b2, adam_eps_root=root)
+    return {name: value for name, value in vars(replace(config, **changes)).items() if name != "seed"}
+
+
+def relabel(tuned_gain=0.0, gains=None, start=10.0, jump=0.0, dead=0.02, **changes):
+    """Records of both Adams; under the default one the gain of every arm grows from 0 at task 1 to its last value."""
+    rng = np.random.default_rng(0)
+    given = {**GAINS, **LAST, **(gains or {})}
+    rows = []
+    for b2, root in (injection.DEFAULT, injection.TUNED):
+        config, default = config_of(b2, root, **changes), b2 == injection.DEFAULT[0]
+        steps = config["steps_per_task"]
+        for seed in range(SEEDS):
+            run = f"{b2}-{seed}-{changes}"
+            noise = lambda: rng.normal(0, 0.3)  # noqa: E731
+            for task in range(TASKS):
+                end = (task + 1) * steps
+                rows.append(row(run, seed, config, task, end, "accuracy", 0.5))
+                for place in ("hidden1", "hidden2", "all"):
+                    rows.append(row(run, seed, config, task, end, "dead_units", rng.uniform(0, dead), place=place))
+            for fork in FORKS:
+                end, scale = fork * steps, (FORKS.index(fork) / (len(FORKS) - 1) if default else 0.0)
+                for name, place in (("dormant_units", "all"), ("feature_rank", "hidden2"), ("weight_norm", "all")):
+                    rows.append(row(run, seed, config, fork - 1, end, name, rng.uniform(), place=place))
+                for arm in ("control", "inject", "placebo", "reset"):
+                    value = 90 - (start if arm == "reset" else 0) + noise()
+                    rows.append(
+                        row(
+                            run,
+                            seed,
+                            config,
+                            fork - 1,
+                            end,
+                            "output_jump",
+                            jump if arm == "inject" else 0,
+                            arm,
+                            "online",
+                        )
+                    )
+                    rows.append(row(run, seed, config, fork - 1, end, "parameters", 1000, arm, "trained"))
+                    rows.append(row(run, seed, config, fork - 1, end + 2, "train_accuracy", value / 100, arm))
+                for arm in ARMS if fork == TASKS else CORE:
+                    gain = 0.0 if arm == "control" else given[arm] * scale + (0 if default else tuned_gain)
+                    for part in (0.5, 1.0):
+                        value = part * (50 + gain + noise())
+                        step = end + int(part * steps)
+                        rows.append(row(run, seed, config, fork, step, "train_accuracy", value / 100, arm))
+    return pl.DataFrame(rows)
+
+
+def growing(gain=5.0, whole=3.0):
+    rng = np.random.default_rng(1)
+    rows = []
+    for arm, value in {"grow": gain, "grow_whole": whole, "large": 0.0, "small": -5.0}.items():
+        config = {k: v for k, v in vars(GrowthConfig(tasks=6, arm=arm)).items() if k != "seed"}
+        for seed in range(6):
+            for task in range(6):
+                accuracy = (50 + value + rng.normal(0, 0.5)) / 100
+                rows.append(row(f"{arm}-{seed}", seed, config, task, 10, "accuracy", accuracy, experiment="growth"))
+    return pl.DataFrame(rows)
+
+
+def axis(name, values, slope):
+    """Records of `settings`: the gain at the last fork is 20 + slope * its place on the axis (-1 or 1)."""
+    rng = np.random.default_rng(2)
+    rows = []
+    for place, value in zip((-1, 1), values, strict=True):
+        config = config_of(*injection.DEFAULT, arms="pair", **{name: value})
+        end, steps = TASKS * config["steps_per_task"], config["steps_per_task"]
+        for seed in range(5):
+            for arm in ("control", "inject"):
+                gain = 0 if arm == "control" else 20 + slope * place + rng.normal(0, 0.3)
+                rows.append(
+                    row(f"{name}{value}-{seed}", seed, config, TASKS, end + steps, "train_accuracy", (50 + gain) / 100,
+                        arm, experiment="settings")
+                )  # fmt: skip
+    return pl.DataFrame(rows)
+
+
+def everything(**changes):
+    parts = [
+        relabel(**changes),
+        growing(),
+        axis("steps_per_task", (STEPS // 2, 2 * STEPS), 5),
+        axis("learning_rate", (2.5e-4, 4e-3), 5),
+        axis("width", (64, 256), -5),
+    ]
+    return pl.concat(parts, how="diagonal_relaxed")
+
+
+def verdicts(frame):
+    return {claim["id"]: claim for claim in evaluate(STUDY.claims, frame)}
+
+
+def test_claims_hold_where_the_records_say_so():
+    found = verdicts(everything())
+    assert {claim["verdict"] for claim in found.values()} == {"holds"}, {k: v["verdict"] for k, v in found.items()}
+    assert found["INJ-3"]["measured"] == pytest.approx(20.0, abs=0.5)
+    assert found["INJ-3"]["n"] == SEEDS
+    assert found["INJ-5"]["measured"] == pytest.approx(10.0, abs=0.3)
+    assert found["INJ-7"]["measured"] == pytest.approx(10.0, abs=0.5)
+    assert found["INJ-8"]["measured"] == pytest.approx(0.5, abs=0.5)
+    assert found["INJ-10"]["measured"] == pytest.approx(5.0, abs=0.5)
+    assert found["INJ-10"]["parts"][0]["measured"] == pytest.approx(3.0, abs=0.5)
+    not_worse, _, *better = found["INJ-6"]["parts"]
+    assert not_worse["measured"] == pytest.approx(2.0, abs=0.5)
+    assert [part["verdict"] for part in better] == ["holds", "holds"]
+    assert [part["n"] for part in found["INJ-12"]["parts"]] == [5, 5, 5]
+
+
+def test_claims_fail_where_the_opposite_is_so():
+    found = verdicts(relabel(gains={"inject": -5.0}, tuned_gain=9.0, start=-5.0, jump=1e-3))
+    failing = ("INJ-1", "INJ-3", "INJ-4", "INJ-5", "INJ-6", "INJ-7", "INJ-8")
+    assert {name: found[name]["verdict"] for name in failing} == dict.fromkeys(failing, "fails")
+    assert verdicts(growing(gain=-4.0))["INJ-10"]["verdict"] == "fails"
+
+
+def test_a_changed_count_fails():
+    frame = relabel()
+    changed = (pl.col("metric") == "parameters") & (pl.col("branch") == "inject") & (pl.col("seed") == 3)
+    more = frame.with_columns(pl.when(changed).then(pl.col("value") + 1).otherwise("value").alias("value"))
+    assert verdicts(frame)["INJ-2"]["verdict"] == "holds"
+    assert verdicts(more)["INJ-2"]["verdict"] == "fails"
+
+
+def test_a_proxy_that_follows_the_gain_fails():
+    frame = relabel()
+    told = (pl.col("metric") == "weight_norm") & (pl.col("place") == "all")
+    knowing = frame.with_columns(pl.when(told).then(pl.col("task")).otherwise("value").alias("value"))
+    found = verdicts(knowing)["INJ-11"]
+    assert found["verdict"] == "fails"
+    assert [part["verdict"] for part in found["parts"]] == ["holds", "holds", "holds", "fails"]
+
+
+def test_forks_one_after_another_are_told_apart():
+    # After task 1 the copies learn task 2; after task 2 copies go on with it: the same task number, two forks.
+    rows = relabel().filter(pl.col("adam_b2") == 0.999)
+    later = injection._performance(rows)
+    same = injection._performance(rows, following=False)
+    assert sorted(later["fork"].unique()) == sorted(same["fork"].unique()) == list(FORKS)
+    assert later["value"].max() < 80 < same["value"].min() + 5
+    area = injection._performance(rows, whole=True)
+    np.testing.assert_allclose(area["value"].mean(), 0.75 * later["value"].mean(), rtol=0.02)
+
+
+def test_a_copy_that_diverged_counts_with_the_worst_value():
+    frame = relabel()
+    lost = (
+        (pl.col("branch") == "control")
+        & (pl.col("seed") == 0)
+        & (pl.col("task") == TASKS)
+        & (pl.col("adam_b2") == 0.999)
+    )
+    ends = frame.filter(lost).head(1).with_columns(metric=pl.lit("diverged"))
+    found = verdicts(pl.concat([frame.filter(~lost), ends]))["INJ-3"]
+    worst = injection._performance(injection._relabel(frame, injection.DEFAULT))["value"].min()
+    assert found["n"] == SEEDS
+    assert found["measured"] == pytest.approx(20 + (50 - worst) / SEEDS, abs=0.5)
+
+
+def test_what_was_not_run_is_said_to_be_so():
+    assert {c["verdict"] for c in verdicts(growing()).values()} == {"not_run", "holds"}
+    found = verdicts(relabel())
+    assert {name for name, claim in found.items() if claim["verdict"] == "not_run"} == {"INJ-10", "INJ-12"}
+    mixed = pl.concat([relabel(), relabel(width=64)])
+    assert verdicts(mixed)["INJ-3"]["verdict"] == "not_run"
+    assert "width" in verdicts(mixed)["INJ-3"]["reason"]
+
+
+def test_figures_and_summary():
+    frame = everything()
+    drawn = {figure.name: figure.draw(frame) for figure in STUDY.figures}
+    assert all(figure is not None for figure in drawn.values()), drawn
+    assert any("+20" in text or "+19" in text for text in summary(frame))
+    for part in (growing(), relabel()):
+        for figure in STUDY.figures:
+            figure.draw(part)
+
+
+@pytest.mark.parametrize("preset", list(STUDY.presets))
+def test_presets(preset):
+    plan = make_plan(STUDY, Request("injection", preset))
+    kinds = {run.experiment for run in plan.runs.values()}
+    assert kinds == {"relabel", "settings", "growth"}
+    seeds = {r.config.seed for r in plan.runs.values() if r.experiment == "relabel"}
+    assert len(seeds) == (2 if preset == "smoke" else 10)
+    around = [r.config for r in plan.runs.values() if r.experiment == "settings"]
+    middle = next(r.config for r in plan.runs.values() if r.experiment == "relabel")
+    for config in around:
+        changed = [n for n in ("width", "steps_per_task", "learning_rate") if getattr(config, n) != getattr(middle, n)]
+        assert len(changed) == 1
+
+
+def test_the_script_forks_where_it_says():
+    config = Config(data="digits", tasks=12, steps_per_task=100, width=8)
+    assert forks(config) == FORKS
+    events = script(config, tuple(stream(config)))
+    forked = [event for event in events if isinstance(event, Fork)]
+    assert len(forked) == 2 * len(FORKS)
+    assert all(set(fork.branches) == set(CORE) for fork in forked[1:-1:2])
+    assert set(forked[-1].branches) == set(ARMS)
+    for same, following in zip(forked[::2], forked[1::2], strict=True):
+        (train,) = same.then
+        assert train.steps == train.record_every == 2
+        switch, train_next = following.then
+        assert isinstance(switch, Switch)
+        assert switch.task.index == train.task.index + 1
+        assert (train_next.steps, train_next.record_every) == (100, 10)
+    assert [event.name for event in events if isinstance(event, Save)] == [f"before-{fork}" for fork in FORKS]
+    trained = [event for event in events if isinstance(event, Train)]
+    assert [event.steps for event in trained] == [100] * 12
+    pair = script(replace(config, arms="pair"), tuple(stream(config)))
+    assert [set(event.branches) for event in pair if isinstance(event, Fork)] == [{"control", "inject"}] * 2
+
+
+def test_every_task_of_growth_costs_the_same():
+    from neoteny.studies.injection import _update_flops, growing
+
+    costs = {}
+    for arm in ("grow", "grow_whole", "large", "small"):
+        config = GrowthConfig(data="digits", small=8, large=32, batch=64, tasks=4, steps_per_task=200, arm=arm)
+        events = growth_script(config, tuple(growth_stream(config)))
+        grown = [i for i, event in enumerate(events) if isinstance(event, Intervene)]
+        assert len(grown) == (arm in ("grow", "grow_whole"))
+        width = 32 if arm == "large" else 8
+        plain = _update_flops("digits", width, 64, None)
+        later = _update_flops("digits", 8, 64, growing(config)) if grown else plain
+        steps = [event.steps for event in events if isinstance(event, Train)]
+        costs[arm] = [steps[0] * plain, steps[1] * plain, steps[2] * later, steps[3] * later]
+        assert later >= plain
+    for arm, spent in costs.items():
+        np.testing.assert_allclose(spent, 200 * _update_flops("digits", 32, 64, None), rtol=0.01, err_msg=arm)
+
+
+@pytest.mark.parametrize(
+    ("config", "field"),
+    [(Config, name) for name in ("width", "batch", "tasks", "steps_per_task", "learning_rate", "adam_b2", "seed")]
+    + [(GrowthConfig, name) for name in ("small", "large", "tasks", "adam_eps_root")],
+)
+def test_values_out_of_range_are_refused(config, field):
+    with pytest.raises(UsageError, match=field):
+        configs.product(config, {field: (-1 if configs.fields(config)[field].type is int else -1.0,)})

@@ -1,0 +1,297 @@
+"""The tunnel study's claims on records made up so that the right verdict is known, and what its presets ask for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import polars as pl
+import pytest
+
+from neoteny.analysis.claims import evaluate
+from neoteny.errors import UsageError
+from neoteny.lab.plan import Request, make_plan
+from neoteny.studies.tunnel import (
+    CLAIMS,
+    DYNAMICS,
+    FIGURES,
+    OOD_CLASSES,
+    STUDY,
+    Config,
+    class_order,
+    main_data,
+    summary,
+)
+from neoteny.tasks import load
+from neoteny.tasks.subsets import class_numbers
+
+SEEDS, CUT, DEPTHS = 5, 3, (6, 8, 10, 12)
+
+
+class Records:
+    """Rows of one run, an event at a time."""
+
+    def __init__(self, experiment: str, seed: int, **fields):
+        config = {"data": "cifar10", **fields, "seed": seed}
+        name = f"{experiment}-{sorted(config.items())}"
+        self._common = {"run": name, "experiment": experiment, **asdict(Config(**config))}
+        self._event = 0
+        self.rows: list[dict] = []
+
+    def event(self) -> None:
+        self._event += 1
+
+    def add(self, metric: str, values, *, task=0, branch="", split="test", step=0) -> None:
+        """values: one number, or one for each place."""
+        places = values if isinstance(values, dict) else {"": values}
+        self.rows += [
+            {
+                **self._common, "metric": metric, "place": place, "value": float(value), "task": task,
+                "branch": branch, "split": split, "event": self._event, "step": step,
+            }
+            for place, value in places.items()
+        ]  # fmt: skip
+
+
+def by_layer(values) -> dict[str, float]:
+    return {f"hidden{layer}": value for layer, value in enumerate(values, 1)}
+
+
+def jitter(seed: int, size: float) -> float:
+    return size * np.random.default_rng(seed).standard_normal()
+
+
+def curves(layers: int, cut: int) -> dict[str, np.ndarray]:
+    """What the paper says, with the tunnel from layer cut + 1."""
+    layer = np.arange(1, layers + 1)
+    inside = np.maximum(layer - cut, 0) / max(layers - cut, 1)
+    return {
+        "probe": 0.5 * (0.7 + 0.3 * np.minimum(layer / cut, 1)),
+        "rank": 90 - 75 * inside,
+        "ood": 0.25 + 0.05 * np.minimum(layer / cut, 1) - 0.1 * inside,
+        "within": 2 - inside,
+        "between": 1 + inside,
+        "change": np.where(layer <= cut, 1.0, 0.3),
+    }
+
+
+def depth_run(depth=12, seed=0, cut=CUT, train=0.99, **changed) -> list[dict]:
+    fields = {name: changed.pop(name) for name in ("data", "samples") if name in changed}
+    layers, run = depth - 1, Records("depth", seed, depth=depth, controls=True, **fields)
+    made = {**curves(layers, cut), **changed}
+    noisy = {name: by_layer(values + jitter(seed, 1e-3)) for name, values in made.items() if np.ndim(values)}
+    run.add("linear_probe", by_layer(np.full(layers, 0.2)), branch="untrained")
+    run.add("numerical_rank", by_layer(np.full(layers, 100.0)), branch="untrained")
+    run.event()
+    run.add("accuracy", train, split="train")
+    run.event()
+    run.add("accuracy", 0.5)
+    run.event()
+    run.add("linear_probe", noisy["probe"])
+    for name in ("numerical_rank", "numerical_rank_0.01", "numerical_rank_0.0001"):
+        run.add(name, noisy["rank"])
+    run.add("class_within", noisy["within"])
+    run.add("class_between", noisy["between"])
+    run.add("class_ratio", by_layer(made["within"] / made["between"]))
+    pairs = {f"hidden{i}:hidden{j}": 0.5 for j in range(2, layers + 1) for i in range(1, j)}
+    run.add("linear_cka", pairs)
+    run.event()
+    run.add("linear_probe", noisy["ood"], task=1)
+    run.event()
+    for which in ("last", "first"):
+        lost = {f"{which}:{m}": 0.5 - (made.get("reset", 0.3) if m else 0.0) for m in range(layers + 1)}
+        run.add("reset_accuracy", lost)
+    for metric in ("weight_change", "weight_change_relative"):
+        run.add(metric, {**noisy["change"], "head": 9.0, "all": 9.0})
+    return run.rows
+
+
+def light_run(experiment: str, seed: int, cut: int, depth=10, **fields) -> list[dict]:
+    run = Records(experiment, seed, depth=depth, **fields)
+    run.add("accuracy", 0.99, split="train")
+    run.add("accuracy", 0.5)
+    run.event()
+    run.add("linear_probe", by_layer(curves(depth - 1, cut)["probe"]))
+    return run.rows
+
+
+def dynamics_run(seed: int, after_75: float) -> list[dict]:
+    run = Records("dynamics", seed, depth=4, ood="none")
+    for step in DYNAMICS:
+        level = 100.0 if step < 75 else after_75
+        run.add("numerical_rank", by_layer([100.0, 100.0, level + jitter(seed, 1)]), step=step)
+        run.event()
+    return run.rows
+
+
+def swap_run(seed: int, depth: int, *, swapped=0.78, alone=0.75, joined=0.70, forgot=0.3, train=0.99) -> list[dict]:
+    layers, run = depth - 1, Records("swap", seed, depth=depth, ood="none")
+    noise = jitter(seed, 2e-3)
+    run.add("accuracy", train, split="train")
+    run.add("accuracy", 0.8)
+    run.event()
+    run.add("linear_probe", by_layer(curves(layers, CUT)["probe"] * 1.6))
+    run.event()
+    run.add("accuracy", 0.99, split="train", task=1)
+    run.add("accuracy", 0.8, task=1)
+    run.event()
+    run.add("accuracy", 0.8 - forgot + noise)
+    for task in (0, 1):
+        places = {f"{pair}:{cut}": swapped + noise if cut == CUT else 0.1 for pair in ("E1T2", "E2T1") for cut in
+                  range(1, layers + 1)}  # fmt: skip
+        run.add(
+            "swap_accuracy", {"E1T1": 0.8 if task == 0 else 0.2, "E2T2": 0.5 if task == 0 else 0.8, **places}, task=task
+        )
+    for task in (0, 1):
+        run.event()
+        run.add("linear_probe", by_layer(np.where(np.arange(1, layers + 1) == CUT, alone + noise, 0.1)), task=task)
+    for cut in range(1, layers + 1):
+        for task in (0, 1):
+            run.event()
+            last = {f"hidden{layers}": joined if cut == CUT else 0.9}
+            run.add("linear_probe", last, task=task, branch=f"E2T1 {cut}")
+    return run.rows
+
+
+def world(**changed) -> pl.DataFrame:
+    """Everything as the paper says, but for what is changed: experiment -> rows of a seed."""
+    makers = {
+        "depth": lambda seed: [row for depth in DEPTHS for row in depth_run(depth, seed)],
+        "classes": lambda seed: [
+            row
+            for count, cut in ((10, 2), (25, 3), (50, 4), (100, 5))
+            for row in light_run("classes", seed, cut, data="cifar100", classes=count, samples=1_800)
+        ],
+        "samples": lambda seed: light_run("samples", seed, CUT, samples=2_500),
+        "width": lambda seed: light_run("width", seed, 2, depth=12, width=128),
+        "dynamics": lambda seed: dynamics_run(seed, 30.0),
+        "swap": lambda seed: swap_run(seed, 10) + swap_run(seed, 6, forgot=0.2) + swap_run(seed, 3, forgot=0.9),
+        **changed,
+    }
+    rows = [row for make in makers.values() for seed in range(SEEDS) for row in make(seed)]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def verdicts(frame: pl.DataFrame) -> dict[str, dict]:
+    return {claim["id"]: claim for claim in evaluate(CLAIMS, frame)}
+
+
+def test_what_the_paper_says_holds_where_it_is_so():
+    found = verdicts(world())
+    assert {name: claim["verdict"] for name, claim in found.items()} == {f"TUN-{n}": "holds" for n in range(1, 13)}
+    assert found["TUN-1"]["parts"][0]["measured"] == pytest.approx(100 * (11 - CUT) / 11)
+    assert found["TUN-2"]["measured"] == pytest.approx(0, abs=1e-9)
+    assert found["TUN-6"]["measured"] < 0
+    assert found["TUN-9"]["measured"] == pytest.approx(2.0, abs=0.5)
+    assert found["TUN-11"]["parts"][0]["measured"] == pytest.approx(-10, abs=1), "the shortest has 5 layers, not 2"
+
+
+@pytest.mark.parametrize(
+    ("changed", "fails"),
+    [
+        ({"depth": lambda seed: [r for d in DEPTHS for r in depth_run(d, seed, cut=d - 2)]}, {"TUN-1", "TUN-2"}),
+        ({"depth": lambda seed: depth_run(12, seed, rank=np.full(11, 50.0))}, {"TUN-3"}),
+        ({"depth": lambda seed: depth_run(12, seed, ood=np.linspace(0.2, 0.4, 11))}, {"TUN-5"}),
+        ({"depth": lambda seed: depth_run(12, seed, reset=0.02)}, {"TUN-8"}),
+        ({"depth": lambda seed: depth_run(12, seed, change=np.linspace(0.3, 1, 11))}, {"TUN-8"}),
+        ({"depth": lambda seed: depth_run(12, seed, within=np.linspace(1, 2, 11))}, {"TUN-12"}),
+        ({"dynamics": lambda seed: dynamics_run(seed, 80.0)}, {"TUN-4"}),
+        ({"samples": lambda seed: light_run("samples", seed, 7, samples=2_500)}, {"TUN-7"}),
+        (
+            {
+                "classes": lambda seed: [
+                    row
+                    for count, cut in ((10, 5), (100, 2))
+                    for row in light_run("classes", seed, cut, data="cifar100", classes=count, samples=1_800)
+                ]
+            },
+            {"TUN-6"},
+        ),
+        ({"swap": lambda seed: swap_run(seed, 10, swapped=0.55) + swap_run(seed, 6)}, {"TUN-9", "TUN-11"}),
+        ({"swap": lambda seed: swap_run(seed, 10, joined=0.8) + swap_run(seed, 6, forgot=0.2)}, {"TUN-10"}),
+    ],
+)
+def test_the_reverse_fails(changed, fails):
+    found = verdicts(world(**changed))
+    wrong = {name for name, claim in found.items() if claim["verdict"] == "fails"}
+    assert wrong >= fails - {"TUN-11"}
+    assert all(found[name]["verdict"] != "holds" for name in fails)
+
+
+def test_runs_that_were_not_fitted_are_left_out_and_said():
+    rows = [row for seed in range(SEEDS) for row in depth_run(12, seed, train=0.99 if seed else 0.9)]
+    found = verdicts(pl.DataFrame(rows, infer_schema_length=None))["TUN-1"]
+    assert found["n"] == SEEDS - 1
+    assert "1 runs are left out" in found["reason"]
+    rows = [row for seed in range(SEEDS) for row in depth_run(12, seed, train=0.9)]
+    found = verdicts(pl.DataFrame(rows, infer_schema_length=None))["TUN-1"]
+    assert found["verdict"] == "inconclusive"
+    assert "setting" in found["reason"]
+
+
+def test_data_that_cannot_test_the_question_give_no_verdict():
+    rows = [row for seed in range(SEEDS) for row in depth_run(12, seed, data="fashion_mnist")]
+    found = verdicts(pl.DataFrame(rows, infer_schema_length=None))
+    assert found["TUN-3"]["verdict"] == "inconclusive"
+    assert found["TUN-3"]["reason"].startswith("setting: fashion_mnist")
+    rows = [row for seed in range(SEEDS) for row in depth_run(12, seed, cut=1, probe=np.full(11, 0.5))]
+    found = verdicts(pl.DataFrame(rows, infer_schema_length=None))["TUN-1"]
+    assert found["verdict"] == "inconclusive"
+    assert "first layer" in found["reason"]
+
+
+def test_networks_without_a_tunnel_cannot_be_swapped():
+    rows = [row for seed in range(SEEDS) for row in swap_run(seed, CUT + 1)]
+    assert verdicts(pl.DataFrame(rows, infer_schema_length=None))["TUN-9"]["verdict"] == "not_run"
+
+
+def test_claims_of_experiments_that_were_not_run_say_so():
+    rows = [row for seed in range(SEEDS) for row in dynamics_run(seed, 30.0)]
+    found = verdicts(pl.DataFrame(rows, infer_schema_length=None))
+    assert {name for name, claim in found.items() if claim["verdict"] != "not_run"} == {"TUN-4"}
+
+
+def test_claims_are_about_one_setting():
+    rows = [r for s in range(SEEDS) for width in (1, 2) for r in depth_run(12, s)]
+    frame = pl.DataFrame(rows, infer_schema_length=None)
+    half = pl.Series(np.arange(len(frame)) < len(frame) // 2)
+    frame = frame.with_columns(
+        pl.when(half).then(0.1).otherwise(0.05).alias("learning_rate"),
+        (pl.col("run") + half.cast(pl.String)).alias("run"),
+    )
+    assert "learning_rate" in verdicts(frame)["TUN-1"]["reason"]
+
+
+def test_every_figure_is_drawn_and_the_summary_says_where_the_tunnel_starts():
+    frame = world()
+    for figure in FIGURES:
+        assert figure.draw(frame) is not None, figure.name
+        assert figure.draw(frame.filter(pl.col("metric") == "nothing")) is None, figure.name
+    assert "MLP-12, width 512: 50 % test accuracy; the tunnel starts after layer 3 of 11" in summary(frame)[0]
+
+
+def test_presets_ask_for_what_their_page_says():
+    plan = make_plan(STUDY, Request("tunnel", "quick"))
+    runs = [run.config for run in plan.runs.values()]
+    assert {config.depth for config in runs if config.samples == 10_000 and config.width == 512} >= set(DEPTHS)
+    assert all(config.momentum == 0.9 for config in runs)
+    paper = [run.config for run in make_plan(STUDY, Request("tunnel", "paper")).runs.values()]
+    assert {config.network for config in paper} == {"mlp", "vgg11", "vgg16", "vgg19", "resnet34"}
+
+
+def test_a_configuration_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="depth must be at least 2"):
+        Config(depth=1)
+    with pytest.raises(UsageError, match="digits has 10 classes, not 11"):
+        main_data("digits", 11, 100)
+
+
+def test_the_order_of_classes_and_the_classes_out_of_distribution_are_fixed():
+    assert class_order(100)[:5] == class_order(100)[:5]
+    assert sorted(class_order(100)) == list(range(100))
+    assert class_order(100) != tuple(range(100))
+    try:
+        data = load("cifar100")
+    except UsageError as error:
+        pytest.skip(str(error))
+    assert len(class_numbers(data, tuple(OOD_CLASSES.split(",")))) == 10
