@@ -198,8 +198,12 @@ def _possible(
         try:
             if arm is not None:
                 event = Intervene(arm)
+                here = runner.here
                 jax.eval_shape(
-                    lambda state, e=event: runner.changes.intervened(state, e, task, 0, runner.alive, {}), runner.state
+                    lambda state, e=event, here=here: runner.changes.intervened(
+                        state, e, task, 0, here.alive, {}, here.clock, here.trained
+                    ),
+                    here.state,
                 )
         except ValueError as error:
             if name == "inject":

@@ -45,6 +45,10 @@ def continued(
         raise UsageError(f"run {checkpoint.run} has begun no task here; take a later checkpoint")
     task = standing.task
     state = jax.tree.map(lambda leaf: leaf[lane] if eqx.is_array(leaf) else leaf, standing.state)
+    if state.source is None and not isinstance(task, Task):
+        raise UsageError(
+            f"a save holds no experience, and {task.name} is an environment; go on from the run's last commit instead"
+        )
     if state.source is None:
         # The run's own draw of the task, in a runner of this run alone; the learner is not told of a new task.
         alone = Runner(experiment, [config], [checkpoint.run])

@@ -218,9 +218,8 @@ class Measurer:
         readings = self.evaluate(event, learner)
         for reading in readings:
             if reading.metric == "accuracy":
-                return [float(value) for value in reading.values[: self._count]], float(
-                    np.sum([r.flops for r in readings])
-                )
+                cost = float(np.sum([each.flops for each in readings]))
+                return [float(value) for value in reading.values[: self._count]], cost
         raise ValueError("the start of the tunnel needs a learner that scores `accuracy`")
 
     def _view(self, probe: ViewProbe, learner: Any, drawn, rows, task: AnyTask, update, bank: Bank) -> list[Reading]:
