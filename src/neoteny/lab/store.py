@@ -193,6 +193,7 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """The content of manifest.json."""
         entry = vars
+        blocks = [{**entry(block), "file": entry(block.file)} for block in self.blocks]
         return {
             **{name: getattr(self, name) for name in ("pack", "commit", "status", "traceback")},
             "cursor": list(self.cursor),
@@ -200,11 +201,11 @@ class Manifest:
             "timings": [entry(e) for e in self.timings],
             "arrays": [entry(e) for e in self.arrays],
             "state": None if self.state is None else entry(self.state),
-            "blocks": [{**entry(block), "file": entry(block.file)} for block in self.blocks],
             "machine": dict(self.machine),
             "code": dict(self.code),
             "data": dict(self.data),
             "accepted": list(self.accepted),
+            **({"blocks": blocks} if blocks else {}),
         }
 
     @classmethod
@@ -223,7 +224,7 @@ class Manifest:
             timings=entries("timings"),
             arrays=entries("arrays"),
             state=None if content["state"] is None else FileEntry(**content["state"]),
-            blocks=tuple(Block(**{**block, "file": FileEntry(**block["file"])}) for block in content["blocks"]),
+            blocks=tuple(Block(**{**block, "file": FileEntry(**block["file"])}) for block in content.get("blocks", ())),
             machine=content["machine"],
             code=content["code"],
             data=content["data"],
