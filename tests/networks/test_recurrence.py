@@ -180,7 +180,7 @@ def test_derivative_by_one_argument_alone(double):
 
 
 def test_linear_in_what_enters_and_transposed_exactly(double):
-    lam, b, initial, reset = problem(2, 9, 3)
+    lam, b, _, reset = problem(2, 9, 3)
     c = problem(2, 9, 3, seed=5)[1]
     transposed = jax.linear_transpose(lambda b: diagonal_recurrence(lam, b, reset=reset), b)
     h = diagonal_recurrence(lam, b, reset=reset)

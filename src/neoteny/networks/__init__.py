@@ -36,6 +36,7 @@ from neoteny.networks.initializers import (
     torch_uniform,
     zeros,
 )
+from neoteny.networks.lru import LRU, DenseRecurrence, InitScale, LadderMixer, Parameterization, Rung
 from neoteny.networks.mlp import MLP, mlp
 from neoteny.networks.network import (
     Chain,
@@ -51,10 +52,28 @@ from neoteny.networks.network import (
     trainable_spec,
 )
 from neoteny.networks.normalization import BatchNorm, GroupNorm, LayerNorm, Norm, Normalizer
+from neoteny.networks.recurrence import Method, diagonal_recurrence, recurrence_step
+from neoteny.networks.recurrent import SLOW, Mixer, RecurrentLayer
+from neoteny.networks.residual_sequence import (
+    GLU,
+    Gate,
+    RecurrentStack,
+    ResidualBlock,
+    SequenceDropout,
+    SequenceNetwork,
+    sequence_network,
+)
+from neoteny.networks.s4d import S4D, Discretization, Spectrum
+from neoteny.networks.s5 import S5
 
 __all__ = [
     "CNN",
+    "GLU",
+    "LRU",
     "MLP",
+    "S4D",
+    "S5",
+    "SLOW",
     "Activation",
     "ActivationFunction",
     "AveragePool2d",
@@ -62,28 +81,44 @@ __all__ = [
     "Chain",
     "Conv2d",
     "Dense",
+    "DenseRecurrence",
+    "Discretization",
     "Dropout",
     "Flatten",
+    "Gate",
     "GlobalAveragePool",
     "GroupNorm",
+    "InitScale",
     "Initializer",
+    "LadderMixer",
     "Layer",
     "LayerNorm",
     "Lowering",
     "Maker",
     "MaxPool2d",
+    "Method",
+    "Mixer",
     "Network",
     "Norm",
     "Normalizer",
     "Padding",
+    "Parameterization",
     "Pass",
     "PerExample",
+    "RecurrentLayer",
+    "RecurrentStack",
+    "ResidualBlock",
+    "Rung",
+    "SequenceDropout",
+    "SequenceNetwork",
+    "Spectrum",
     "Statistic",
     "as_network",
     "check_maker",
     "cnn",
     "convolve",
     "crelu",
+    "diagonal_recurrence",
     "elu",
     "gelu",
     "he",
@@ -95,7 +130,9 @@ __all__ = [
     "named_key",
     "orthogonal",
     "output_size",
+    "recurrence_step",
     "relu",
+    "sequence_network",
     "silu",
     "spatial_size",
     "split_trainable",

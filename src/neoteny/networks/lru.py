@@ -131,8 +131,8 @@ def gamma_log_of(nu: Float[Array, " state"]) -> Float[Array, " state"]:
 class InitScale(enum.Enum):
     """Variances of the entries of B and C at initialisation, for width H and state N.
 
-    PUBLISHED_CODE: real and imaginary parts of B N(0, 1 / (2 H)), of C N(0, 1 / N), as in minimal-LRU. PAPER_TEXT: those
-    of Glorot, 2 / (H + N), halved for each part, and B's doubled again since the real part is taken.
+    PUBLISHED_CODE: real and imaginary parts of B N(0, 1 / (2 H)), of C N(0, 1 / N), as in minimal-LRU. PAPER_TEXT:
+    those of Glorot, 2 / (H + N), halved for each part, and B's doubled again since the real part is taken.
     """
 
     PUBLISHED_CODE = "published_code"
@@ -306,7 +306,7 @@ class DenseRecurrence(RecurrentLayer):
 
 
 class Rung(enum.Enum):
-    """The steps from a dense recurrent network to the Linear Recurrent Unit, in the paper's order (sections 3.1 to 3.4).
+    """The steps from a dense recurrent network to the Linear Recurrent Unit, in the paper's order (section 3).
 
     Up to STABLE eigenvalues start uniform on the unit disk, as those of a dense Gaussian matrix do; from RING on they
     start on the ring that is asked for. LRU adds gamma, SMALL_PHASE a range of phases.
@@ -331,8 +331,8 @@ SMALL_PHASE = math.pi / 10
 class LadderMixer:
     """A mixer of one rung: `LadderMixer(Rung.LRU, state, r_min=0.9, r_max=0.999)(width, key)` is the layer.
 
-    `r_min` and `r_max` matter from RING on, `max_phase` for SMALL_PHASE alone; traced numbers are welcome. Only diagonal
-    rungs can be bidirectional.
+    `r_min` and `r_max` matter from RING on, `max_phase` for SMALL_PHASE alone; traced numbers are welcome. Only
+    diagonal rungs can be bidirectional.
     """
 
     rung: Rung

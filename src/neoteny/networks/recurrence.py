@@ -1,9 +1,9 @@
 """The diagonal linear recurrence h_k = lam h_{k-1} + b_k as one differentiable function.
 
 It is a primitive of its own: the derivative rules below are closed (each is written with the recurrence itself), so
-forward mode, reverse mode and every mixture of them work at any order, and `vmap` over lanes makes one wider recurrence.
-Reverse mode keeps lam and h only; the backward pass is one reversed recurrence that gathers the gradient of lam on its
-way (Orvieto et al. 2023 use an associative scan, whose automatic derivative moves an order of magnitude more memory).
+forward mode, reverse mode and every mixture of them work at any order, and `vmap` over lanes makes one wider
+recurrence. Reverse mode keeps lam and h only; the backward pass is one reversed recurrence that gathers the gradient of
+lam on its way. Orvieto et al. 2023 use an associative scan with automatic derivatives, which moves far more memory.
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ def as_method(method: MethodLike) -> Method:
     try:
         return Method(method)
     except ValueError:
-        raise ValueError(
-            f"method must be one of {', '.join(repr(m.value) for m in Method)}; got {method!r}"
-        ) from None
+        raise ValueError(f"method must be one of {', '.join(repr(m.value) for m in Method)}; got {method!r}") from None
 
 
 def diagonal_recurrence(
@@ -191,7 +189,7 @@ def _shape_of(x) -> ShapedArray:
 
 
 def _define(primitive: Primitive, evaluate: Callable, shape: Callable) -> None:
-    @functools.lru_cache(maxsize=None)
+    @functools.cache
     def compiled(**params):
         return jax.jit(functools.partial(primitive.bind, **params))
 
@@ -223,8 +221,6 @@ def _recurrence_jvp(primals, tangents, **params):
     lam, b, initial, *masks = primals
     h = _recurrence_p.bind(*primals, **params)
     lam_tangent, b_tangent, initial_tangent = tangents[:3]
-    if all(type(t) is ad.Zero for t in tangents[:3]):
-        return h, ad.Zero.from_primal_value(h)
     source, start = _instantiated(b_tangent, b), _instantiated(initial_tangent, initial)
     if type(lam_tangent) is ad.Zero:
         return h, _recurrence_p.bind(lam, source, start, *masks, **params)
@@ -295,10 +291,7 @@ def _grouped(operands, dims, size: int) -> list[Array]:
     """Operands whose leading axis is lanes x groups."""
     spread = []
     for x, dim in zip(operands, dims, strict=True):
-        if dim is None:
-            x = jnp.broadcast_to(x, (size, *x.shape))
-        else:
-            x = jnp.moveaxis(x, dim, 0)
+        x = jnp.broadcast_to(x, (size, *x.shape)) if dim is None else jnp.moveaxis(x, dim, 0)
         spread.append(x.reshape(size * x.shape[1], *x.shape[2:]))
     return spread
 

@@ -1,9 +1,9 @@
 """Ways to evaluate the diagonal recurrence h_k = lam h_{k-1} + b_k: one function a way, all of equal meaning.
 
-Shapes everywhere: lam (groups, state), b (groups, batch, length, state), initial (groups, batch, state), reset (groups,
-batch, length) of bool or None; a group is a set of sequences with one lam, for instance a lane. With `reverse` time runs
-from the last step to the first and `initial` is the state after the last. Only `associative` and `fft` are parallel in
-time throughout; `sequential` reads and writes every number once, which is the least there is to do.
+Shapes everywhere: lam (groups, state), b (groups, batch, length, state), initial (groups, batch, state), reset
+(groups, batch, length) of bool or None; a group is a set of sequences with one lam, for instance a lane. With `reverse`
+time runs from the last step to the first and `initial` is the state after the last. `associative` and `fft` are
+parallel in time throughout; `sequential` reads and writes every number once, which is the least there is to do.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas
-from jax.experimental.pallas import triton
 from jaxtyping import Array, Bool, Inexact
 
 LamArray = Inexact[Array, "groups state"]
@@ -129,8 +127,8 @@ def sequential_cotangent(
 def associative(lam: LamArray, b: Inputs, initial: State, reset: Reset, *, reverse: bool) -> Inputs:
     """`jax.lax.associative_scan` of the pairs (a, b) with (a1, b1) o (a2, b2) = (a2 a1, a2 b1 + b2).
 
-    The factors are shared by the batch unless there are resets. Then a pair also says whether it holds a reset, and what
-    came before is left out by selection: multiplied by 0, NaN would stay.
+    The factors are shared by the batch unless there are resets. Then a pair also says whether it holds a reset, and
+    what came before is left out by selection: multiplied by 0, NaN would stay.
     """
     if reset is None:
         factors = jnp.broadcast_to(lam[:, None, None], (lam.shape[0], 1, *b.shape[2:]))
@@ -170,7 +168,7 @@ def powers(lam: Inexact[Array, "*shape state"], count: int) -> Inexact[Array, "*
     return result[..., :count, :]
 
 
-def causal_convolution(kernel: Inexact[Array, "..."], u: Inexact[Array, "..."], *, axis: int) -> Inexact[Array, "..."]:
+def causal_convolution(kernel: Inexact[Array, ...], u: Inexact[Array, ...], *, axis: int) -> Inexact[Array, ...]:
     """y_k = sum_j kernel_j u_{k-j} along `axis`, both of that length; padded to twice the length, so nothing wraps."""
     length = u.shape[axis]
     if jnp.iscomplexobj(kernel) or jnp.iscomplexobj(u):
@@ -258,6 +256,9 @@ def pallas_chunked(
 def _pallas_steps(
     lam: LamArray, b: Inputs, initial: State, reset: Reset, *, last: bool, tile: int, interpret: bool
 ) -> Array:
+    from jax.experimental import pallas  # 0.3 s that only this kernel should cost
+    from jax.experimental.pallas import triton
+
     groups, batch, length, state = b.shape
     tiles = -(-state // tile)
     width = tiles * tile

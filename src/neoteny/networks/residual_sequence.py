@@ -1,6 +1,6 @@
 """Deep sequence networks: residual blocks around a recurrent layer, an encoder before them and a readout after.
 
-    x + Drop(GLU(Drop(GELU(mixer(norm(x))))))        (Orvieto et al. 2023, appendix A; Gu et al. 2022; Smith et al. 2023)
+x + Drop(GLU(Drop(GELU(mixer(norm(x))))))        (Orvieto et al. 2023, appendix A; Gu et al. 2022; Smith et al. 2023)
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class ResidualBlock(RecurrentLayer):
 
 
 class RecurrentStack(RecurrentLayer):
-    """Recurrent layers one after another as one, for instance the blocks of a policy; the state is a tuple of theirs."""
+    """Recurrent layers one after another as one, for instance the blocks of a policy; its state is theirs."""
 
     layers: tuple[RecurrentLayer, ...]
 

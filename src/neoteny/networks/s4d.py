@@ -66,8 +66,8 @@ class Spectrum(enum.Enum):
 class Discretization(enum.Enum):
     """How one step of length Delta is taken: (Abar, factor of B).
 
-    ZOH: exp(Delta A) and (exp(Delta A) - 1) / A, the input held during a step. DELTA_B: the same Abar with Delta itself.
-    BILINEAR: (1 + Delta A / 2) / (1 - Delta A / 2) and Delta / (1 - Delta A / 2).
+    ZOH: exp(Delta A) and (exp(Delta A) - 1) / A, the input held during a step. DELTA_B: the same Abar with Delta
+    itself. BILINEAR: (1 + Delta A / 2) / (1 - Delta A / 2) and Delta / (1 - Delta A / 2).
     """
 
     ZOH = "zoh"
@@ -128,8 +128,8 @@ class S4D(RecurrentLayer):
         half = _half(self.state)
         self.discretization = Discretization(discretization)
         a = np.broadcast_to(Spectrum(spectrum)(half), (self.width, half))
-        self.A_re_log = jnp.asarray(np.log(-a.real), jnp.float32)
-        self.A_im = jnp.asarray(a.imag, jnp.float32)
+        self.A_re_log = jnp.asarray(np.log(-np.real(a)), jnp.float32)
+        self.A_im = jnp.asarray(np.imag(a), jnp.float32)
         self.delta_log = log_steps(named_key(key, "delta"), (self.width, 1), *STEP_RANGE)
         self.delta_B_log = None if tied else jnp.array(self.delta_log)
         c = math.sqrt(0.5) * jax.random.normal(named_key(key, "C"), (2, self.width, half), jnp.float32)

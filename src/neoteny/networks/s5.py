@@ -69,7 +69,7 @@ class S5(RecurrentLayer):
         eigenvalues, vectors = hippo_legs(size)
         upper = vectors[:, size // 2 :]  # (size, size / 2): of positive imaginary part
         spectrum = np.tile(eigenvalues[size // 2 :], blocks)
-        self.A_re, self.A_im = jnp.asarray(spectrum.real, jnp.float32), jnp.asarray(spectrum.imag, jnp.float32)
+        self.A_re, self.A_im = jnp.asarray(np.real(spectrum), jnp.float32), jnp.asarray(np.imag(spectrum), jnp.float32)
         rotation = jnp.asarray(np.kron(np.eye(blocks), upper), jnp.complex64)  # V: (state, half)
 
         def normal(name, shape, fan_in):

@@ -154,7 +154,8 @@ def count_flops(function: Callable, *arguments) -> float:
 
     `arguments` may be arrays or `jax.ShapeDtypeStruct`s. A product of (m, k) by (k, n) counts 2mkn, an elementwise
     operation one per output element, a reduction one per input element, a scan its body times its length, a branch its
-    dearest side; a diagonal recurrence counts its multiply-adds, whichever way it is evaluated. Linear-algebra routines (LAPACK, FFT) and host work are not counted.
+    dearest side; a diagonal recurrence counts its multiply-adds, whichever way it is evaluated.
+    Linear-algebra routines (LAPACK, FFT) and host work are not counted.
     """
     return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 

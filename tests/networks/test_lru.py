@@ -1,0 +1,413 @@
+"""The LRU and its ladder: initialisation against its distributions, layers against float64 loops."""
+
+import functools
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import scipy.stats
+
+from neoteny.networks import identity, relu, tanh
+from neoteny.networks.lru import (
+    LRU,
+    DenseRecurrence,
+    InitScale,
+    LadderMixer,
+    Parameterization,
+    Rung,
+    gamma_log_of,
+    ring,
+)
+from neoteny.networks.recurrent import SLOW
+from neoteny.networks.residual_sequence import (
+    GLU,
+    Gate,
+    RecurrentStack,
+    ResidualBlock,
+    SequenceDropout,
+    sequence_network,
+)
+from neoteny.networks.s4d import S4D
+from neoteny.networks.s5 import S5
+from neoteny.networks.sequence import Embedding, LastSteps, Padded
+
+KEY = jax.random.key(0)
+WIDTH, STATE = 3, 4
+
+
+def inputs(batch=2, length=9, width=WIDTH, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=(batch, length, width)), jnp.float32)
+
+
+def as_double(layer):
+    """The layer's arrays by name, in float64."""
+    return {name: np.asarray(value, np.float64) for name, value in vars(layer).items() if eqx.is_array(value)}
+
+
+# Initialisation -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("r_min", "r_max"), [(0.0, 1.0), (0.5, 0.9), (0.9, 0.999), (0.999, 0.9999), (0.0, 0.3)])
+def test_eigenvalues_are_uniform_in_area_on_the_ring(r_min, r_max):
+    nu, theta = (np.asarray(x, np.float64) for x in ring(KEY, 100_000, r_min=r_min, r_max=r_max, max_phase=1.5))
+    square = np.exp(-2 * nu)
+    assert np.all(np.isfinite(np.log(nu)))
+    assert np.all(np.isfinite(np.log(theta)))
+    # float32 resolves nu to a few parts in 1e7, so 1 - square is known relatively, square absolutely.
+    uniform = ((1 - square) - (1 - r_max**2)) / (r_max**2 - r_min**2)
+    assert scipy.stats.kstest(uniform, "uniform").pvalue > 1e-3
+    assert scipy.stats.kstest(theta / 1.5, "uniform").pvalue > 1e-3
+    assert abs(np.corrcoef(uniform, theta)[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("nu", [1e-7, 1e-5, 1e-4, 0.1, 5.0])
+def test_gamma_keeps_its_digits_next_to_the_unit_circle(nu):
+    nu = np.float32(nu)
+    exact = 0.5 * math.log(-math.expm1(-2 * float(nu)))
+    np.testing.assert_allclose(gamma_log_of(jnp.asarray(nu)), exact, rtol=3e-7, atol=3e-8)
+
+
+def test_radii_and_phase_may_be_traced():
+    @functools.partial(jax.jit)
+    def moduli(r_min, r_max, phase):
+        layer = LRU(2, 50, key=KEY, r_min=r_min, r_max=r_max, max_phase=phase)
+        return jnp.abs(layer.lam), jnp.angle(layer.lam)
+
+    modulus, phase = jax.vmap(moduli)(jnp.array([0.5, 0.9]), jnp.array([0.6, 0.999]), jnp.array([0.1, 3.0]))
+    for lane, (low, high, widest) in enumerate([(0.5, 0.6, 0.1), (0.9, 0.999, 3.0)]):
+        assert low - 1e-6 <= modulus[lane].min() <= modulus[lane].max() <= high + 1e-6
+        assert 0 < phase[lane].min() <= phase[lane].max() <= widest
+    alone = LRU(2, 50, key=KEY, r_min=0.9, r_max=0.999, max_phase=3.0).lam
+    np.testing.assert_allclose(modulus[1], jnp.abs(alone), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "radii", [{"r_min": -0.1}, {"r_max": 1.1}, {"r_min": 0.9, "r_max": 0.5}, {"r_min": 1.0}, {"r_max": 0.0}]
+)
+def test_what_is_no_ring_is_refused(radii):
+    with pytest.raises(ValueError, match="r_m"):
+        LRU(2, 2, key=KEY, **radii)
+    with pytest.raises(ValueError, match="max_phase"):
+        LRU(2, 2, key=KEY, max_phase=0.0)
+
+
+@pytest.mark.parametrize("parameterization", list(Parameterization))
+def test_parameterisations_start_at_the_same_eigenvalues(parameterization):
+    stable = LRU(2, 100, key=KEY, r_min=0.3, r_max=0.99)
+    other = LRU(2, 100, key=KEY, r_min=0.3, r_max=0.99, parameterization=parameterization)
+    np.testing.assert_allclose(other.lam, stable.lam, rtol=2e-6)
+
+
+def test_only_the_stable_one_stays_inside_the_unit_disk():
+    for parameterization, inside in ((Parameterization.STABLE, True), (Parameterization.EXPONENTIAL, False)):
+        layer = LRU(2, 20, key=KEY, r_min=0.9, r_max=0.999, parameterization=parameterization)
+        pushed = jax.tree.map(lambda x: x - 10.0, layer.eigenvalues)
+        modulus = jnp.abs(eqx.tree_at(lambda n: n.eigenvalues, layer, pushed).lam)
+        assert bool(jnp.all(modulus <= 1)) is inside
+
+
+@pytest.mark.parametrize("scale", list(InitScale))
+def test_scales_of_the_projections(scale):
+    layer = LRU(200, 300, key=KEY, init_scale=scale)
+    b, c = (1 / 400, 1 / 300) if scale is InitScale.PUBLISHED_CODE else (2 / 500, 1 / 500)
+    for array, variance in ((layer.B_re, b), (layer.B_im, b), (layer.C_re, c), (layer.C_im, c), (layer.D, 1)):
+        np.testing.assert_allclose(np.var(array), variance, rtol=0.04 if array.size > 1000 else 0.3)
+    assert not np.allclose(layer.B_re, layer.B_im)
+
+
+def test_gamma_gives_states_the_energy_of_their_inputs():
+    layer = LRU(1, 300, key=KEY, r_min=0.5, r_max=0.95, max_phase=math.pi)
+    u = inputs(32, 400, 1)
+    h = layer.states(u)[:, 200:]
+    driving = jnp.sum(jnp.square(layer.B_re) + jnp.square(layer.B_im))
+    np.testing.assert_allclose(jnp.mean(jnp.sum(jnp.abs(h) ** 2, -1)) / driving, 1, rtol=0.05)
+    without = LRU(1, 300, key=KEY, r_min=0.5, r_max=0.95, max_phase=math.pi, gamma=False)
+    gain = jnp.mean(jnp.sum(jnp.abs(without.states(u)[:, 200:]) ** 2, -1)) / driving
+    formula = math.log((1 - 0.25) / (1 - 0.95**2)) / (0.95**2 - 0.25)
+    np.testing.assert_allclose(gain, formula, rtol=0.15)
+
+
+def test_nothing_overflows_at_initialisation():
+    for r_min, r_max in ((0.0, 1.0), (0.999, 0.9999)):
+        layer = LRU(4, 64, key=KEY, r_min=r_min, r_max=r_max)
+
+        def loss(layer):
+            return jnp.mean(jnp.square(layer(inputs(1, 4096, 4))[0]))
+
+        gradients = jax.jit(jax.grad(loss))(layer)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((layer, gradients)))
+
+
+# The layer ------------------------------------------------------------------------------------------------
+
+
+def loop(layer, u, *, reverse=False):
+    """States by the definition, complex128."""
+    lam, arrays = np.asarray(layer.lam, complex), as_double(layer)
+    gamma = np.exp(arrays["gamma_log"]) if "gamma_log" in arrays else 1.0
+    driven = gamma * (u @ (arrays["B_re"] + 1j * arrays["B_im"]))
+    h, states = np.zeros((u.shape[0], lam.size), complex), np.zeros_like(driven)
+    for k in range(u.shape[1])[:: -1 if reverse else 1]:
+        h = lam * h + driven[:, k]
+        states[:, k] = h
+    return states
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("gamma", [False, True])
+def test_the_layer_is_its_formula(bidirectional, gamma):
+    layer, x = LRU(WIDTH, STATE, key=KEY, gamma=gamma, bidirectional=bidirectional), inputs()
+    arrays, u = as_double(layer), np.asarray(x, np.float64)
+    y = arrays["D"] * u
+    for direction in range(1 + bidirectional):
+        c = arrays["C_re"][direction] + 1j * arrays["C_im"][direction]
+        y = y + (loop(layer, u, reverse=direction == 1) @ c).real
+    np.testing.assert_allclose(layer(x)[0], y, atol=3e-6)
+
+
+def test_conjugate_pairs_are_a_real_dense_linear_network():
+    layer, x = LRU(WIDTH, STATE, key=KEY, gamma=False), inputs()
+    lam, arrays = np.asarray(layer.lam, complex), as_double(layer)
+    dense = DenseRecurrence(WIDTH, 2 * STATE, identity, key=KEY)
+    a = np.kron(np.diag(lam.real), np.eye(2)) + np.kron(np.diag(lam.imag), [[0, 1], [-1, 0]])  # h A, h a row
+    b, c = np.zeros((WIDTH, 2 * STATE)), np.zeros((2 * STATE, WIDTH))
+    b[:, ::2], b[:, 1::2] = arrays["B_re"], arrays["B_im"]
+    c[::2], c[1::2] = arrays["C_re"][0], -arrays["C_im"][0]
+    # In another basis, so that the dense matrix is dense.
+    basis = np.random.default_rng(0).normal(size=(2 * STATE, 2 * STATE))
+    values = (np.linalg.inv(basis) @ a @ basis, b @ basis, np.linalg.inv(basis) @ c, arrays["D"])
+    dense = eqx.tree_at(
+        lambda n: (n.A, n.B, n.C, n.D), dense, tuple(jnp.asarray(value, jnp.float32) for value in values)
+    )
+    np.testing.assert_allclose(np.sort_complex(np.linalg.eigvals(values[0]))[::1].real.sum(), 2 * lam.real.sum())
+    np.testing.assert_allclose(dense(x)[0], layer(x)[0], atol=2e-4)
+
+
+@pytest.mark.parametrize("activation", [tanh, relu, identity])
+def test_the_dense_layer_is_its_formula(activation):
+    layer, x = DenseRecurrence(WIDTH, STATE, activation, key=KEY), inputs()
+    arrays, h = as_double(layer), np.zeros((2, STATE))
+    function = {tanh: np.tanh, relu: lambda z: np.maximum(z, 0), identity: lambda z: z}[activation]
+    for k in range(x.shape[1]):
+        h = function(h @ arrays["A"] + np.asarray(x[:, k], np.float64) @ arrays["B"])
+        y = h @ arrays["C"] + arrays["D"] * np.asarray(x[:, k], np.float64)
+        np.testing.assert_allclose(layer(x)[0][:, k], y, atol=5e-6)
+
+
+def test_dense_eigenvalues_fill_the_unit_disk():
+    eigenvalues = np.linalg.eigvals(np.asarray(DenseRecurrence(1, 400, key=KEY).A, np.float64))
+    assert scipy.stats.kstest(np.minimum(np.abs(eigenvalues) ** 2, 1), "uniform").statistic < 0.06
+
+
+# Whole, in stretches, step by step -------------------------------------------------------------------------
+
+LAYERS = {
+    "lru": functools.partial(LRU, WIDTH, STATE),
+    "dense": functools.partial(DenseRecurrence, WIDTH, STATE),
+    "s4d": functools.partial(S4D, WIDTH, STATE),
+    "s5": functools.partial(S5, WIDTH, STATE),
+    "block": functools.partial(ResidualBlock, WIDTH, LadderMixer(Rung.LRU, STATE)),
+    "stack": lambda key: RecurrentStack(
+        ResidualBlock(WIDTH, LadderMixer(Rung.LRU, STATE), key=key),
+        ResidualBlock(WIDTH, LadderMixer(Rung.DENSE_TANH, STATE), key=jax.random.key(1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_steps_and_stretches_equal_the_whole(name):
+    layer, x = LAYERS[name](key=KEY), inputs()
+    reset = np.zeros((2, 9), bool)
+    reset[0, 5] = reset[1, 2] = True
+
+    @eqx.filter_jit
+    def run(layer, x, reset):
+        whole, _ = layer(x)
+        stretches, state = [], layer.initial_state(2)
+        for piece in (slice(0, 4), slice(4, 9)):
+            y, state = layer.unroll(x[:, piece], state)
+            stretches.append(y)
+        stepped, at = [], layer.initial_state(2)
+        cut, _ = layer.unroll(x, layer.initial_state(2), reset=reset)
+        for k in range(9):
+            y, at = layer.step(x[:, k], at, reset=reset[:, k])
+            stepped.append(y)
+        tail, _ = layer(x[:1, 5:])
+        return whole, jnp.concatenate(stretches, 1), cut, jnp.stack(stepped, 1), tail
+
+    whole, stretches, cut, stepped, tail = run(layer, x, jnp.asarray(reset))
+    np.testing.assert_allclose(stretches, whole, atol=1e-5)
+    np.testing.assert_allclose(stepped, cut, atol=1e-5)
+    np.testing.assert_allclose(cut[0, :5], whole[0, :5], atol=1e-5)
+    np.testing.assert_allclose(cut[0, 5:], tail[0], atol=1e-5)
+    assert not np.allclose(cut[0, 5:], whole[0, 5:], atol=1e-3)
+
+
+@pytest.mark.parametrize("layer", [LRU(2, 2, key=KEY, bidirectional=True), S5(2, 2, key=KEY, bidirectional=True)])
+def test_what_reads_the_future_cannot_step(layer):
+    with pytest.raises(ValueError, match="bidirectional"):
+        layer.step(jnp.ones((1, 2)), layer.initial_state(1))
+    with pytest.raises(ValueError, match="bidirectional"):
+        layer.unroll(jnp.ones((1, 3, 2)), layer.initial_state(1))
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_padding_changes_no_real_step(bidirectional):
+    layer = ResidualBlock(WIDTH, LadderMixer(Rung.LRU, STATE, bidirectional=bidirectional), key=KEY)
+    x, mask = inputs(), jnp.arange(9) < jnp.array([[9], [6]])
+    y, _ = layer(Padded(jnp.where(mask[..., None], x, 0), mask))
+    np.testing.assert_allclose(y.values[0], layer(x[:1])[0][0], atol=1e-5)
+    np.testing.assert_allclose(y.values[1, :6], layer(x[1:, :6])[0][0], atol=1e-5)
+    assert not np.any(y.values[1, 6:])
+
+
+# The ladder, blocks, networks -------------------------------------------------------------------------------
+
+
+def test_rungs_differ_by_what_they_say():
+    made = {rung: LadderMixer(rung, 200, r_min=0.9, r_max=0.99, max_phase=0.3)(2, KEY) for rung in Rung}
+    for rung in (Rung.RING, Rung.LRU, Rung.SMALL_PHASE):
+        modulus = np.abs(made[rung].lam)
+        assert 0.9 <= modulus.min() < modulus.max() <= 0.99
+    for rung in (Rung.DIAGONAL, Rung.EXPONENTIAL, Rung.STABLE):
+        assert np.abs(made[rung].lam).min() < 0.3
+    assert [rung for rung in Rung if getattr(made[rung], "gamma_log", None) is not None] == [
+        Rung.LRU,
+        Rung.SMALL_PHASE,
+    ]
+    assert np.angle(made[Rung.SMALL_PHASE].lam).max() <= 0.3
+    assert np.abs(np.angle(made[Rung.LRU].lam)).max() > 3
+    assert [made[r].activation for r in (Rung.DENSE_TANH, Rung.DENSE_RELU, Rung.DENSE_LINEAR)] == [
+        tanh,
+        relu,
+        identity,
+    ]
+    assert {type(made[r].eigenvalues).__name__ for r in (Rung.DIAGONAL, Rung.EXPONENTIAL, Rung.STABLE)} == {
+        "Cartesian",
+        "Exponential",
+        "StableExponential",
+    }
+    with pytest.raises(ValueError, match="bidirectional"):
+        LadderMixer(Rung.DENSE_TANH, 4, bidirectional=True)(2, KEY)
+
+
+def test_names_of_slow_fields_are_those_of_the_system():
+    """Everything but C, D, and what is around the recurrent layer; a field that is renamed is found here."""
+    for make in (*(LadderMixer(rung, 4) for rung in Rung), lambda w, k: S4D(w, 4, key=k, tied=False)):
+        layer = make(2, KEY)
+        leaves = jax.tree_util.tree_leaves_with_path(layer)
+        names = {path[-1].name for path, _ in leaves}
+        assert names - SLOW == {name for name in names if name[0] in "CD"}
+        assert names & SLOW
+    names = {path[-1].name for path, _ in jax.tree_util.tree_leaves_with_path(S5(2, 4, key=KEY))}
+    assert names - SLOW == {"C_re", "C_im", "D"}
+    block = ResidualBlock(2, lambda width, key: GLU(width, key=key), key=KEY)
+    assert not {path[-1].name for path, _ in jax.tree_util.tree_leaves_with_path(block)} & SLOW
+
+
+@pytest.mark.parametrize("gate", list(Gate))
+def test_gated_linear_unit(gate):
+    layer, z = GLU(WIDTH, gate, key=KEY), np.asarray(inputs(), np.float64)
+    y = z @ np.asarray(layer.dense.weight, np.float64) + np.asarray(layer.dense.bias, np.float64)
+    value, gates = (y[..., :WIDTH], y[..., WIDTH:]) if gate is Gate.FULL else (z, y)
+    np.testing.assert_allclose(layer(inputs())[0], value / (1 + np.exp(-gates)), atol=1e-6)
+
+
+def test_dropout_of_sequences_drops_features_for_all_steps():
+    x = jnp.ones((200, 5, 20))
+    y, _ = SequenceDropout(0.25)(x, train=True, key=KEY)
+    assert np.all(y == y[:, :1])
+    np.testing.assert_allclose(np.unique(y), [0, 1 / 0.75], rtol=1e-6)
+    np.testing.assert_allclose(np.mean(y), 1, atol=0.03)
+    assert SequenceDropout(0.25)(x)[0] is x
+    with pytest.raises(ValueError, match="needs a key"):
+        SequenceDropout(0.25)(x, train=True)
+    with pytest.raises(ValueError, match="rate"):
+        SequenceDropout(1.0)
+
+
+def test_a_block_is_its_formula_and_moves_its_statistics():
+    block, x = ResidualBlock(WIDTH, LadderMixer(Rung.LRU, STATE), key=KEY), inputs()
+    mean, deviation = np.mean(x, (0, 1)), np.sqrt(np.var(x, (0, 1)) + 1e-5)
+    z = jax.nn.gelu(block.mixer(jnp.asarray((x - mean) / deviation))[0], approximate=False)
+    expected = x + block.glu(z)[0]
+    y, moved = block(x, train=True)
+    np.testing.assert_allclose(y, expected, atol=2e-3)  # whichever form of GELU
+    np.testing.assert_allclose(moved.norm.mean.value, 0.1 * mean, rtol=1e-4, atol=1e-6)
+    assert eqx.tree_equal(moved.mixer, block.mixer)
+
+
+def test_a_network_learns_and_its_maker_compares_by_value():
+    maker = sequence_network(
+        LadderMixer(Rung.LRU, 8, r_min=0.5, r_max=0.99), encoder=1, width=8, depth=2, outputs=2, dropout=0.1
+    )
+    again = sequence_network(
+        LadderMixer(Rung.LRU, 8, r_min=0.5, r_max=0.99), encoder=1, width=8, depth=2, outputs=2, dropout=0.1
+    )
+    assert maker == again
+    assert hash(maker) == hash(again)
+    network = maker(KEY)
+    assert network.names == ("encoder", "block1", "block2", "head")
+    # Was the first step high or low? The answer is 20 steps away from the last.
+    x = inputs(32, 20, 1)
+    labels = (x[:, 0, 0] > 0).astype(jnp.int32)
+    optimizer = optax.adam(1e-2)
+
+    @eqx.filter_jit
+    def update(network, state, key):
+        def loss(network):
+            done = network(x, train=True, key=key)
+            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(done.output, labels)), done.network
+
+        (value, network), gradients = eqx.filter_value_and_grad(loss, has_aux=True)(network)
+        updates, state = optimizer.update(gradients, state)
+        return eqx.apply_updates(network, updates), state, value
+
+    state, losses = optimizer.init(eqx.filter(network, eqx.is_inexact_array)), []
+    for step in range(60):
+        network, state, value = update(network, state, jax.random.fold_in(KEY, step))
+        losses.append(float(value))
+    assert losses[-1] < 0.3 < losses[0]
+
+
+def test_tokens_and_several_answers():
+    maker = sequence_network(
+        LadderMixer(Rung.DIAGONAL, 4),
+        encoder=functools.partial(_embedding, 5),
+        width=4,
+        depth=1,
+        outputs=3,
+        gate="half",
+    )
+    assert maker(KEY)(jnp.array([[1, 2, 4, 0], [3, 0, 0, 0]])).output.shape == (2, 3)
+    several = sequence_network(
+        LadderMixer(Rung.DIAGONAL, 4),
+        encoder=1,
+        width=4,
+        depth=1,
+        outputs=3,
+        pool=functools.partial(LastSteps, 5),
+    )
+    assert several(KEY)(inputs(2, 9, 1)).output.shape == (2, 5, 3)
+
+
+def _embedding(tokens, key):
+    return Embedding(tokens, 4, key=key)
+
+
+def test_what_makes_no_network_is_refused():
+    with pytest.raises(TypeError, match="mixer must make a layer"):
+        sequence_network(LRU(2, 2, key=KEY), encoder=1, width=2, depth=1, outputs=1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="depth"):
+        sequence_network(LadderMixer(Rung.LRU, 2), encoder=1, width=2, depth=0, outputs=1)
+    block = ResidualBlock(2, lambda width, key: GLU(width, key=key), key=KEY)
+    with pytest.raises(TypeError, match="GLU carries no state"):
+        block.initial_state(1)
+    with pytest.raises(ValueError, match=r"sequences \(batch, length, 2\)"):
+        LRU(2, 2, key=KEY)(jnp.ones((3, 2)))
+    with pytest.raises(ValueError, match="width=2"):
+        LRU(2, 2, key=KEY)(jnp.ones((3, 4, 5)))
