@@ -36,7 +36,9 @@ from neoteny.networks.initializers import (
     torch_uniform,
     zeros,
 )
+from neoteny.networks.minatar import minatar
 from neoteny.networks.mlp import MLP, mlp
+from neoteny.networks.nature import Nature, SharedBias, nature
 from neoteny.networks.network import (
     Chain,
     Layer,
@@ -72,12 +74,14 @@ __all__ = [
     "Lowering",
     "Maker",
     "MaxPool2d",
+    "Nature",
     "Network",
     "Norm",
     "Normalizer",
     "Padding",
     "Pass",
     "PerExample",
+    "SharedBias",
     "Statistic",
     "as_network",
     "check_maker",
@@ -91,8 +95,10 @@ __all__ = [
     "identity",
     "leaky_relu",
     "lecun",
+    "minatar",
     "mlp",
     "named_key",
+    "nature",
     "orthogonal",
     "output_size",
     "relu",
