@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Block:
@@ -26,6 +28,15 @@ class Block:
     seconds: float
     cpu_seconds: float
     loss: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """A lane before an update: parameters (weight (out, in), bias, ...) and Adam's two moments of them."""
+
+    parameters: list[np.ndarray]
+    first: list[np.ndarray]
+    second: list[np.ndarray]
 
 
 class Contestant(Protocol):

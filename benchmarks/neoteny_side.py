@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from cases import Case, Dot, data
-from contestants import Block
+from contestants import Block, Step
 from neoteny.lab.configs import Lane
 from neoteny.lab.study import Experiment
 from neoteny.learners.learner import Learner
@@ -104,10 +104,9 @@ class Neoteny:
 
 
 class FirstUpdates(NamedTuple):
-    """The last lane's parameters (weight, bias, ...) before and after; every update's rows and loss."""
+    """The last lane before every update and after the last (updates + 1), and every update's rows and loss."""
 
-    before: list[np.ndarray]
-    after: list[np.ndarray]
+    steps: list[Step]
     rows: np.ndarray
     losses: np.ndarray
 
@@ -117,15 +116,22 @@ def first_updates(case: Case, lanes: int, updates: int) -> FirstUpdates:
     runner = make_runner(case, lanes, record_every=1)
     ticks = runner.ticks()
 
-    def parameters() -> list[np.ndarray]:
-        assert runner.state is not None
-        return [np.asarray(leaf[-1]) for leaf in jax.tree.leaves(runner.state.learner.networks["online"])]
+    def arrays(tree) -> list[np.ndarray]:
+        return [np.array(leaf[-1]) for leaf in jax.tree.leaves(tree)]
+
+    def step() -> Step:
+        learner = runner.state.learner
+        adam = [learner.optimizer["online"][stage][0] for stage in learner.networks["online"].names]
+        first, second = ([a for state in adam for a in arrays(getattr(state, moment))] for moment in ("mu", "nu"))
+        return Step(arrays(learner.networks["online"]), first, second)
 
     next(ticks)
-    before, losses = parameters(), []
+    steps, losses = [step()], []
     while len(losses) < updates:
         losses += [r.value for r in next(ticks).records if r.metric == "train_loss" and r.run == runner.names[-1]]
-    return FirstUpdates(before, parameters(), _rows(case, lanes - 1, updates), np.asarray(losses))
+        if len(losses) == len(steps):
+            steps.append(step())
+    return FirstUpdates(steps, _rows(case, lanes - 1, updates), np.asarray(losses))
 
 
 def _rows(case: Case, seed: int, updates: int) -> np.ndarray:

@@ -32,7 +32,7 @@ def chunk_hlo(runner: Runner) -> str:
     """The optimised program of the chunk the runner trains with."""
     event = next(event for event in runner.script if isinstance(event, Train))
     lowered = runner.programs.chunk.lower(
-        runner.state, runner.lanes, runner._arrays(event.task, "train"), runner.clock, np.int32(1),
+        runner.state, runner.lanes, runner.data.arrays(event.task, "train"), runner.clock, np.int32(1),
         transform=event.task.transform, until=event.until,
     )  # fmt: skip
     return lowered.compile().as_text() or ""

@@ -14,7 +14,7 @@ from torch.func import functional_call, grad_and_value, stack_module_state
 from torch.nn import functional
 
 from cases import Case, data
-from contestants import Block
+from contestants import Block, Step
 
 STRETCH = 8
 """Updates between two looks at the clock."""
@@ -185,6 +185,11 @@ def _thread_counts() -> tuple[int, ...]:
     return tuple(sorted({1, len(os.sched_getaffinity(0))}))
 
 
+def plain(case: Case, lanes: int, trial_seconds: float) -> Torch:
+    """The loop as it is usually written: Adam and the number of threads as they come."""
+    return Torch(case, lanes, [Variant("default", torch.get_num_threads())], trial_seconds)
+
+
 def eager(case: Case, lanes: int, trial_seconds: float) -> Torch:
     """The plain loop with every Adam at every number of threads."""
     variants = [Variant(adam, threads) for adam in ADAMS for threads in _thread_counts()]
@@ -210,52 +215,30 @@ def ensemble_compiled(case: Case, lanes: int, trial_seconds: float) -> Torch:
     return Torch(case, lanes, variants, trial_seconds)
 
 
-def replay(
-    case: Case, before: list[np.ndarray], rows: np.ndarray, precision: str
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Parameters after the updates on these rows from these parameters, and each update's loss."""
-    dtype = {"float32": torch.float32, "float64": torch.float64}[precision]
+def replay(case: Case, steps: Sequence[Step], rows: np.ndarray) -> tuple[list[list[np.ndarray]], np.ndarray]:
+    """One float64 update from each of these states on its rows: the parameters after it, and the losses."""
     x_all, y_all = _tensors(case)
-    x_all, model = x_all.to(dtype), _model(case.sizes).to(dtype)
-    with torch.no_grad():
-        for parameter, value in zip(model.parameters(), before, strict=True):
-            # A Linear holds (out, in).
-            parameter.copy_(torch.from_numpy(np.array(value.T if value.ndim == 2 else value)))
-    optimizer, losses = torch.optim.Adam(model.parameters(), lr=case.learning_rate), []
-    for batch in rows:
+    x_all, model = x_all.double(), _model(case.sizes).double()
+    optimizer = torch.optim.Adam(model.parameters(), lr=case.learning_rate)
+    after, losses = [], []
+    for count, (step, batch) in enumerate(zip(steps, rows, strict=True)):
+        with torch.no_grad():
+            for parameter, value, first, second in zip(
+                model.parameters(), step.parameters, step.first, step.second, strict=True
+            ):
+                parameter.copy_(torch.from_numpy(value))
+                optimizer.state[parameter] = {
+                    "step": torch.tensor(float(count)),
+                    "exp_avg": torch.from_numpy(first).double(),
+                    "exp_avg_sq": torch.from_numpy(second).double(),
+                }
         loss = functional.cross_entropy(model(x_all[batch]), y_all[batch])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        after.append([p.detach().numpy().copy() for p in model.parameters()])
         losses.append(loss.item())
-    after = [p.detach().numpy() for p in model.parameters()]
-    return [value.T if value.ndim == 2 else value for value in after], np.asarray(losses)
-
-
-def replay_as_optax(case: Case, before: list[np.ndarray], rows: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
-    """The same by an Adam written out in float64, with 1 - b**t computed in float32 as optax does.
-
-    float32 holds 0.999 with an error of 1.3e-8, 1.3e-5 of 1 - 0.999, which is 6.4e-6 of the first updates.
-    """
-    x_all, y_all = _tensors(case)
-    x_all, b1, b2, eps = x_all.double(), 0.9, 0.999, 1e-8
-    parameters = [torch.tensor(np.array(value), dtype=torch.float64, requires_grad=True) for value in before]
-    first, second = ([torch.zeros_like(p) for p in parameters] for _ in range(2))
-    losses = []
-    for count, batch in enumerate(rows, 1):
-        x = x_all[batch]
-        for layer in range(0, len(parameters), 2):
-            x = (x if layer == 0 else torch.relu(x)) @ parameters[layer] + parameters[layer + 1]
-        loss = functional.cross_entropy(x, y_all[batch])
-        gradients = torch.autograd.grad(loss, parameters)
-        correction1, correction2 = (float(1 - np.float32(b) ** np.float32(count)) for b in (b1, b2))
-        with torch.no_grad():
-            for parameter, m, v, g in zip(parameters, first, second, gradients, strict=True):
-                m.mul_(b1).add_(g, alpha=1 - b1)
-                v.mul_(b2).addcmul_(g, g, value=1 - b2)
-                parameter -= case.learning_rate * (m / correction1) / ((v / correction2).sqrt() + eps)
-        losses.append(loss.item())
-    return [p.detach().numpy() for p in parameters], np.asarray(losses)
+    return after, np.asarray(losses)
 
 
 class Floor:

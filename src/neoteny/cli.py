@@ -9,7 +9,7 @@ import io
 import os
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -119,7 +119,8 @@ def _run_options(study: Any) -> type:
         "workers",
         int | None,
         None,
-        "processes, one pack each, each on its share of the cores; 1 if not given",
+        "processes, one pack each, each on its share of the cores; if not given, one a core where JAX finds no "
+        "accelerator (and 1 for the preset smoke)",
     )
     option("commit_seconds", float, COMMIT_SECONDS, "commit at least this often; 0 commits after every chunk")
     option("allow_drift", bool, False, "go on although the machine or jax differ from the last commit")
@@ -135,6 +136,7 @@ def _run_options(study: Any) -> type:
 
 def _request(study: Any, options: Any):
     from neoteny.lab import configs
+    from neoteny.lab.fingerprint import default_workers
     from neoteny.lab.plan import Request
 
     overrides: dict[str, tuple[Any, ...]] = {}
@@ -149,7 +151,10 @@ def _request(study: Any, options: Any):
         if "seed" in overrides:
             raise UsageError("give either --seeds N or --seed VALUES, not both")
         overrides["seed"] = tuple(range(options.seeds))
-    return Request(study.name, options.preset, tuple(options.experiment), overrides, options.lanes)
+    workers = _workers(options.workers, 1 if options.preset == "smoke" else default_workers())
+    return Request(
+        study.name, options.preset, tuple(options.experiment), overrides, lanes=options.lanes, workers=workers
+    )
 
 
 def _study_argument(command: str, arguments: Sequence[str]):
@@ -202,9 +207,10 @@ def _run(arguments: Sequence[str]) -> int:
         with locked(store.directory):
             content = store.plan()
             plan = extend_plan(Plan.from_json(content, study), study, request)
-            workers = _workers(options.workers, content)
+            workers = _workers(options.workers, content["workers"])
             return _execute(store, plan, study, how, workers, prepare(store, plan, study, how, workers))
-    plan, workers = make_plan(study, request), _workers(options.workers, {})
+    plan = make_plan(study, request)
+    workers = min(request.workers, len(plan.packs))
     # Everything that can be wrong comes out here, before anything is written.
     updates = prepare(store, plan, study, how, workers)
     with locked(store.directory):
@@ -213,11 +219,11 @@ def _run(arguments: Sequence[str]) -> int:
         return _execute(store, plan, study, how, workers, updates)
 
 
-def _workers(asked: int | None, content: Mapping[str, Any]) -> int:
-    """Processes to use: as asked, else as before."""
+def _workers(asked: int | None, otherwise: int) -> int:
+    """Processes to use: as asked, else this many."""
     if asked is not None and asked < 1:
         raise UsageError(f"--workers must be at least 1, not {asked}")
-    return content.get("workers", 1) if asked is None else asked
+    return otherwise if asked is None else asked
 
 
 def _how(given: Any):
@@ -251,7 +257,7 @@ def _resume(arguments: Sequence[str]) -> int:
     with locked(store.directory):
         content = store.plan()
         study = load_study(content["study"])
-        plan, workers = Plan.from_json(content, study), _workers(options.workers, content)
+        plan, workers = Plan.from_json(content, study), _workers(options.workers, content["workers"])
         return _execute(store, plan, study, how, workers, prepare(store, plan, study, how, workers))
 
 

@@ -74,17 +74,17 @@ def test_entries_of_recycled_units_and_no_others_change():
     for name in ("online", "target"):  # the follower's own activations do not matter
         old, new = state.networks[name], after.networks[name]
         (one_old, _), (one_new, _), (one_fresh, _) = (n.stage("hidden1").layers for n in (old, new, fresh))
-        incoming = np.zeros((4, 6), bool)
-        incoming[:, [1, 4]] = True
+        incoming = np.zeros((6, 4), bool)
+        incoming[[1, 4]] = True
         np.testing.assert_array_equal(one_new.weight, np.where(incoming, one_fresh.weight, one_old.weight))
-        np.testing.assert_array_equal(one_new.bias, np.where(incoming[0], one_fresh.bias, one_old.bias))
+        np.testing.assert_array_equal(one_new.bias, np.where(incoming[:, 0], one_fresh.bias, one_old.bias))
         (two_old, _), (two_new, _), (two_fresh, _) = (n.stage("hidden2").layers for n in (old, new, fresh))
         expected = np.array(two_old.weight)
-        expected[:, 2] = two_fresh.weight[:, 2]
-        expected[[1, 4]] = 0  # outgoing weights are zero, those to another recycled unit too
+        expected[2] = two_fresh.weight[2]
+        expected[:, [1, 4]] = 0  # outgoing weights are zero, those to another recycled unit too
         np.testing.assert_array_equal(two_new.weight, expected)
         expected = np.array(old.stage("head").weight)
-        expected[2] = 0
+        expected[:, 2] = 0
         np.testing.assert_array_equal(new.stage("head").weight, expected)
         np.testing.assert_array_equal(new.stage("head").bias, old.stage("head").bias)
     assert bits(after.networks["critic"]) == bits(state.networks["critic"])
@@ -99,17 +99,17 @@ def test_moments_of_recycled_entries_are_zero_and_counts_and_others_untouched():
             {name: getattr(s[0], moment) for name, s in tree.optimizer["online"].items()} for tree in (state, after)
         )
         expected = np.array(old["hidden1"].layers[0].weight)
-        expected[:, [1, 4]] = 0
+        expected[[1, 4]] = 0
         np.testing.assert_array_equal(new["hidden1"].layers[0].weight, expected)
         expected = np.array(old["hidden1"].layers[0].bias)
         expected[[1, 4]] = 0
         np.testing.assert_array_equal(new["hidden1"].layers[0].bias, expected)
         expected = np.array(old["hidden2"].layers[0].weight)
-        expected[:, 2] = 0
-        expected[[1, 4]] = 0
+        expected[2] = 0
+        expected[:, [1, 4]] = 0
         np.testing.assert_array_equal(new["hidden2"].layers[0].weight, expected)
         expected = np.array(old["head"].weight)
-        expected[2] = 0
+        expected[:, 2] = 0
         np.testing.assert_array_equal(new["head"].weight, expected)
         np.testing.assert_array_equal(new["head"].bias, old["head"].bias)
     assert all(int(s[0].count) == 17 for s in after.optimizer["online"].values())
@@ -126,7 +126,7 @@ def test_the_threshold_is_a_share_of_the_layer_mean():
     scores = np.abs(np.asarray(state.networks["online"](INPUTS).stages["hidden1"])).mean(axis=0)
     tau = float(np.sort(scores)[2] / scores.mean()) * 1.001  # one unit more than the two dead ones
     after = redo(state, KEY, inputs=INPUTS, tau=tau, stages=("hidden1",))
-    rows = np.flatnonzero(~np.asarray(after.networks["online"].stage("hidden2").layers[0].weight).any(axis=1))
+    rows = np.flatnonzero(~np.asarray(after.networks["online"].stage("hidden2").layers[0].weight).any(axis=0))
     np.testing.assert_array_equal(rows, np.sort(np.argsort(scores)[:3]))
 
 
@@ -162,11 +162,11 @@ def test_channels_of_convolutions_and_their_flattened_outputs():
     np.testing.assert_array_equal(second.weight[:, :, 2, :], 0)
     assert np.asarray(second.weight[:, :, :2, :]).all()
     dense = next(layer for layer in new.stage("dense1").layers if isinstance(layer, Dense)).weight
-    assert dense.shape == (16, 5)  # 2 x 2 places of 4 channels, channels fastest
-    np.testing.assert_array_equal(~np.asarray(dense).any(axis=1), [True, False, False, True] * 4)
+    assert dense.shape == (5, 16)  # 2 x 2 places of 4 channels, channels fastest
+    np.testing.assert_array_equal(~np.asarray(dense).any(axis=0), [True, False, False, True] * 4)
 
 
-def test_equinox_linear_layers_have_their_axes_the_other_way():
+def test_equinox_linear_layers_are_recycled_too():
     def make(key):
         one, two = jax.random.split(key)
         hidden = Chain(Flatten(), Network(x=eqx.nn.Linear(4, 4, key=one)).stages[0], Activation(relu))
@@ -247,7 +247,7 @@ def test_branches_and_unknown_layers_are_refused():
             self.side = Dense(4, 4, key=key)
 
         def __call__(self, x, *, train=False, key=None):
-            return x @ self.weight + self.side(x)[0], self
+            return x @ self.weight.T + self.side(x)[0], self
 
     def branched(key):
         return Network(hidden=Block(key), head=Dense(4, 2, key=key))

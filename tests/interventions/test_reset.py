@@ -141,7 +141,7 @@ def test_a_stage_that_was_changed_cannot_be_drawn_and_others_can():
     wide = mlp(4, [7], 3)(KEY).stage("head")
     networks = {name: network.replace(head=wide) for name, network in state.networks.items()}
     state = LearnerState(networks, state.optimizer, None, state.followers, state.origin)
-    with pytest.raises(ValueError, match=r"stage 'head' at .*weight has shape \(7, 3\).*\(5, 3\)"):
+    with pytest.raises(ValueError, match=r"stage 'head' at .*weight has shape \(3, 7\).*\(3, 5\)"):
         reset(state, KEY, stages=("head",))
     reset(state, KEY, stages=("hidden2",))
 

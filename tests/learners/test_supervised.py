@@ -26,7 +26,7 @@ def parameters(network: Network) -> list[np.ndarray]:
     dense = [
         layer for stage in network.stages for layer in getattr(stage, "layers", (stage,)) if isinstance(layer, Dense)
     ]
-    return [np.asarray(array, np.float64) for layer in dense for array in (layer.weight, layer.bias)]
+    return [np.asarray(array, np.float64) for layer in dense for array in (layer.weight.T, layer.bias)]
 
 
 def reference_gradients(theta: list[np.ndarray], data: Batch) -> list[np.ndarray]:

@@ -62,9 +62,9 @@ def test_forward_pass_and_stages(waves):
     y = np.maximum(norm(np.asarray(convolution(y, kernel.weight, 2) + kernel.bias)), 0)
     np.testing.assert_allclose(out["conv2"], y, atol=2e-4)
     dense = hidden.layers[1]
-    y = np.maximum(norm(y.reshape(2, 24) @ np.asarray(dense.weight) + np.asarray(dense.bias)), 0)
+    y = np.maximum(norm(y.reshape(2, 24) @ np.asarray(dense.weight).T + np.asarray(dense.bias)), 0)
     np.testing.assert_allclose(out["dense1"], y, atol=2e-4)
-    y = y @ np.asarray(head.weight) + np.asarray(head.bias)
+    y = y @ np.asarray(head.weight).T + np.asarray(head.bias)
     np.testing.assert_allclose(out["head"], y, atol=2e-4)
 
 
@@ -83,8 +83,8 @@ def test_crelu_doubles_what_the_next_layer_sees(waves):
     assert {name: weight.shape for name, weight in weights(network).items()} == {
         "conv1": (3, 3, 3, 4),
         "conv2": (3, 3, 8, 6),
-        "dense1": (2 * 2 * 12, 5),
-        "head": (10, 2),
+        "dense1": (5, 2 * 2 * 12),
+        "head": (2, 10),
     }
     assert eqx.filter_eval_shape(lambda n, x: n(x).output, network, jnp.ones((3, *SHAPE))).shape == (3, 2)
 

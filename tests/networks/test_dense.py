@@ -15,7 +15,7 @@ def test_values(use_bias, middle, waves):
     x = np.random.default_rng(0).normal(size=(7, *middle, 4))
     y, same = layer(jnp.asarray(x, jnp.float32))
     bias = np.asarray(layer.bias, np.float64) if use_bias else 0
-    np.testing.assert_allclose(y, x @ np.asarray(layer.weight, np.float64) + bias, atol=1e-6)
+    np.testing.assert_allclose(y, x @ np.asarray(layer.weight, np.float64).T + bias, atol=1e-6)
     assert same is layer
 
 

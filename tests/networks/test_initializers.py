@@ -80,7 +80,7 @@ def test_draws_are_strongly_typed_float32_and_hashable_by_value(draw):
 
 def test_layers_draw_weight_and_bias_by_name():
     layer = Dense(4, 4, key=KEY, initializer=Initializer(Normal(), Normal()))
-    np.testing.assert_array_equal(layer.weight, Normal()(named_key(KEY, "weight"), (4, 4), 4))
+    np.testing.assert_array_equal(layer.weight, Normal()(named_key(KEY, "weight"), (4, 4), 4).T)
     np.testing.assert_array_equal(layer.bias, Normal()(named_key(KEY, "bias"), (4,), 4))
     assert Dense(4, 4, key=KEY, use_bias=False).bias is None
     assert orthogonal.weight == Orthogonal(1.0)

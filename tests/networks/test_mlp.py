@@ -44,7 +44,7 @@ def test_forward_pass_and_stages(waves):
     out = jax.jit(lambda n, x: n(x))(network, jnp.asarray(x, jnp.float32))
     y = x.reshape(7, 6)
     for name, layer in dense_layers(network).items():
-        y = y @ np.asarray(layer.weight, np.float64) + np.asarray(layer.bias, np.float64)
+        y = y @ np.asarray(layer.weight, np.float64).T + np.asarray(layer.bias, np.float64)
         y = y if name == "head" else np.maximum(y, 0)
         np.testing.assert_allclose(out.stages[name], y, atol=1e-5)
     np.testing.assert_array_equal(out.output, out.stages["head"])
@@ -54,7 +54,7 @@ def test_norm_comes_before_the_activation(waves):
     network = mlp(6, [5], 2, norm=Norm.LAYER, activation=tanh, initializer=waves)(KEY)
     x = np.random.default_rng(0).normal(size=(7, 6))
     layer = dense_layers(network)["hidden1"]
-    pre = x @ np.asarray(layer.weight, np.float64) + np.asarray(layer.bias, np.float64)
+    pre = x @ np.asarray(layer.weight, np.float64).T + np.asarray(layer.bias, np.float64)
     expected = np.tanh((pre - pre.mean(-1, keepdims=True)) / np.sqrt(pre.var(-1, keepdims=True) + 1e-5))
     out = jax.jit(lambda n, x: n(x))(network, jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(out.stages["hidden1"], expected, atol=1e-5)
@@ -74,9 +74,9 @@ def test_crelu_doubles_what_the_next_layer_sees(waves):
     maker = mlp(6, [5, 4], 2, activation=crelu, norm=Norm.GROUP, initializer=waves, head_initializer=waves)
     network = eqx.filter_eval_shape(maker, KEY)
     assert {name: layer.weight.shape for name, layer in dense_layers(network).items()} == {
-        "hidden1": (6, 5),
-        "hidden2": (10, 4),
-        "head": (8, 2),
+        "hidden1": (5, 6),
+        "hidden2": (4, 10),
+        "head": (2, 8),
     }
     stages = eqx.filter_eval_shape(lambda n, x: n(x).stages, network, jnp.ones((3, 6)))
     assert {name: stage.shape for name, stage in stages.items()} == {
@@ -106,7 +106,7 @@ def test_initialisers_reach_their_stages():
     layers = dense_layers(mlp(8, [8, 8], 8, initializer=orthogonal, head_initializer=he)(KEY))
     for name, initializer in (("hidden1", orthogonal), ("hidden2", orthogonal), ("head", he)):
         expected = initializer.weight(named_key(named_key(KEY, name), "weight"), (8, 8), 8)
-        np.testing.assert_array_equal(layers[name].weight, expected)
+        np.testing.assert_array_equal(layers[name].weight, expected.T)
 
 
 def test_default_initialisation_keeps_the_second_moment():

@@ -73,7 +73,7 @@ def reference(network, sines, steps, rate):
     initials, finals = [], []
     for sine in np.float64(sines):
         (_, dense, _), head = network.stages[0].layers, network.stages[1]
-        w, b, v, c = (np.float64(a) for a in (dense.weight, dense.bias, head.weight, head.bias))
+        w, b, v, c = (np.float64(a).T for a in (dense.weight, dense.bias, head.weight, head.bias))
 
         def predict(w, b, v, c):
             hidden = np.maximum(x @ w + b, 0)

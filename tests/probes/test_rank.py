@@ -361,11 +361,13 @@ class TestInputs:
         imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
         allowed = {
             "__future__",
+            "functools",
             "math",
             "typing",
             "numpy",
             "numpy.typing",
             "jaxtyping",
+            "threadpoolctl",
             "neoteny.probes.arrays",
         }
         assert imported <= allowed

@@ -53,7 +53,7 @@ def test_a_loop_without_fixed_length_is_refused():
 def test_an_update_costs_its_products_and_little_more():
     batch, sizes = 16, (12, 8, 8, 3)
     runner = make_runner([Config()])
-    counted = runner._flops_of_update(runner.tasks[0])
+    counted = runner.tracer.update_flops(runner.tasks[0], runner.tracer.initial().learner)
     terms = [a * b for a, b in pairwise(sizes)]
     # Forward, gradient by weights, and gradient by inputs of all but the first layer.
     products = 2 * batch * (3 * sum(terms) - terms[0])
@@ -65,22 +65,22 @@ def test_an_update_costs_its_products_and_little_more():
 
 def test_the_count_agrees_with_xla_on_an_update():
     runner = make_runner([Config(width=64)])
-    values, seed = runner._one_lane()
+    values, seed = runner.tracer.values, runner.tracer.seed
     programs, task = runner.programs, runner.tasks[0]
     learner = programs.init_lane(values, seed)
-    batch = programs.batch_lane(seed, runner._data(task), task.transform, 16)
+    batch = programs.batch_lane(seed, runner.data.data(task), task.transform, 16)
     cost = (
         jax.jit(lambda s, b, v, k: programs.update_lane(s, b, v, k, 0, 0))
         .lower(learner, batch, values, seed)
         .cost_analysis()
     )
-    assert runner._flops_of_update(task) == pytest.approx(cost["flops"], rel=0.05)
+    assert runner.tracer.update_flops(task, runner.tracer.initial().learner) == pytest.approx(cost["flops"], rel=0.05)
 
 
 def test_the_ledger_counts_true_steps_and_keeps_accounts_apart():
     runner = make_runner([Config(seed=0), Config(seed=1)])
     records, _, _ = finish(runner)
-    per_update = runner._flops_of_update(runner.tasks[0])
+    per_update = runner.tracer.update_flops(runner.tasks[0], runner.state.learner)
     np.testing.assert_allclose(runner.ledger.train, 60 * per_update)
     last = records[-1]
     assert last.flops_train == 60 * per_update

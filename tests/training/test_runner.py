@@ -16,7 +16,7 @@ from neoteny.learners import supervised
 from neoteny.networks import mlp
 from neoteny.probes import ViewProbe
 from neoteny.tasks import Minibatch, class_incremental, permuted, random_labels
-from neoteny.training import Evaluate, Intervene, Probe, Reached, Save, Switch, Train
+from neoteny.training import Evaluate, Intervene, Probe, Reached, Save, Switch, Train, measuring
 from neoteny.training import runner as runner_module
 from neoteny.training.runner import Cursor
 from training_cases import DATA, EXPERIMENT, Config, finish, make_runner
@@ -248,7 +248,7 @@ def test_until_holds_each_lane_where_it_met_the_condition():
     assert held.state.held.all()
     assert len(set(taken.tolist())) > 1, "the seeds of this case need different numbers of steps"
     assert taken.max() < 3_000
-    per_update = held._flops_of_update(held.tasks[0])
+    per_update = held.tracer.update_flops(held.tasks[0], held.state.learner)
     np.testing.assert_allclose(held.ledger.train, per_update * taken)
     # Each lane stayed where it met the condition: the same program, ended there, has the same bits. Plain training is
     # another program and leads to the same place but for rounding.
@@ -346,7 +346,7 @@ def test_records_say_where_and_when(whole):
 def test_evaluation_counts_every_row_once_whatever_the_batch(monkeypatch):
     events = lambda tasks: [Switch(tasks[0]), Train(tasks[0], 5), Evaluate(tasks[0], "train")]  # noqa: E731
     whole_records, _, _ = finish(make_runner([Config()], experiment=events_experiment(events)))
-    monkeypatch.setattr(runner_module, "EVALUATION_ROWS", 7)
+    monkeypatch.setattr(measuring, "EVALUATION_ROWS", 7)
     parts, _, _ = finish(make_runner([Config()], experiment=events_experiment(events)))
     for one, other in zip(whole_records, parts, strict=True):
         assert (one.metric, one.flops_forward) == (other.metric, other.flops_forward)

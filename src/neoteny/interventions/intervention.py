@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from jaxtyping import Array, PRNGKeyArray
 
@@ -14,20 +14,31 @@ from neoteny.networks.network import Network
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """What an event supplies to an intervention: a batch of training data, if the event names a task.
+    """What an event supplies to an intervention: a batch of training data, and networks saved before.
 
-    inputs: (batch, ...). loss(network) -> scalar, the training loss on the same batch. Made inside the
-    traced program; never an argument or a result of one.
+    inputs: (batch, ...). loss(network) -> scalar, the training loss on the same batch. saved: save -> name ->
+    network, for the saves the intervention declares. Made inside the traced program; never an argument or a result
+    of one.
     """
 
     inputs: Array | None = None
     loss: Callable[[Network], Array] | None = None
+    saved: Mapping[str, Mapping[str, Network]] = field(default_factory=dict)
 
     def require_inputs(self) -> Array:
         """The inputs, or a ValueError saying how to supply them."""
         if self.inputs is None:
             raise ValueError("this intervention looks at data; give its event a task: Intervene(..., on=task)")
         return self.inputs
+
+    def require_saved(self, name: str) -> Mapping[str, Network]:
+        """The networks kept by `Save(name)`, or a ValueError saying how to have them."""
+        if name not in self.saved:
+            raise ValueError(
+                f"no saved networks {name!r} here; the script needs Save({name!r}) before this, and the intervention "
+                "must name it in its property `saves`"
+            )
+        return self.saved[name]
 
 
 EMPTY = Context()
@@ -42,6 +53,11 @@ class Intervention(abc.ABC):
     and types of the state unless the class says otherwise; the caller gates it. Followers get the same
     draws as the network they follow.
     """
+
+    @property
+    def saves(self) -> tuple[str, ...]:
+        """Names of the saves it reads, whose networks `context.saved` then holds."""
+        return ()
 
     @abc.abstractmethod
     def __call__(self, state: LearnerState, key: PRNGKeyArray, context: Context = EMPTY) -> LearnerState:

@@ -22,6 +22,7 @@ from neoteny.interventions.draws import (
 from neoteny.interventions.intervention import EMPTY, Intervention
 from neoteny.interventions.reset import ONLINE
 from neoteny.learners.learner import LearnerState
+from neoteny.networks.dense import Dense
 from neoteny.networks.network import Chain, Layer, Network, PerExample, split_trainable
 
 Features = Callable[[Network, Array], dict[str, Array]]
@@ -169,13 +170,13 @@ def _kernel_axes(layer: object, stage: str) -> tuple[int, int]:
             f"redo cannot tell which weights belong to a unit of stage {stage!r}: its {type(layer).__name__} "
             "holds several kernels or layers; name stages to recycle in that neither have one nor feed one"
         )
-    if isinstance(layer, eqx.nn.Linear):
+    if isinstance(layer, Dense | eqx.nn.Linear):
         return 1, 0
     if isinstance(layer, Layer):
-        return -2, -1  # kernels of layers here are (..., inputs, outputs)
+        return -2, -1  # any other layer's kernel is (..., inputs, outputs)
     raise ValueError(
         f"redo does not know the axes of the kernel of {type(layer).__name__} in stage {stage!r}; write the "
-        "stage with this package's layers, whose kernels are (..., inputs, outputs)"
+        "stage with this package's layers"
     )
 
 

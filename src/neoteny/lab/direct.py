@@ -180,6 +180,7 @@ def run(
     from neoteny.learners.learner import Learner as LearnerType
     from neoteny.tasks.sources import Minibatch
     from neoteny.tasks.streams import Stream as StreamType
+    from neoteny.tasks.streams import Task
     from neoteny.training.compilations import use_compilation_cache
     from neoteny.training.events import Evaluate, Intervene, Probe, Save, Switch, Train
     from neoteny.training.runner import Runner
@@ -196,6 +197,10 @@ def run(
         raise TypeError(f"at_task_end takes an intervention, such as Redo(), not {type(at_task_end).__name__}")
     if stream.length is None:
         raise UsageError("the stream has no end; cut it first: stream.take(20)")
+    if not all(isinstance(task, Task) for task in stream):
+        raise UsageError(
+            "run trains on data; to learn in environments, write an Experiment whose source is a DeviceExperience"
+        )
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not chosen or len(set(chosen)) < len(chosen):
         raise UsageError("run needs at least one seed, and each seed once")
@@ -282,7 +287,7 @@ def _in_directory(study: Study, request: Request, store: Store, seeds: tuple[int
         pack_store = store.pack(pack.name)
         manifest = pack_store.manifest()
         assert manifest is not None, "every pack is finished here"
-        networks = make_runner(study, plan, pack).networks_from(pack_store.arrays(manifest, _FINAL))
+        networks = make_runner(study, plan, pack).networks_from(_FINAL, pack_store.arrays(manifest, _FINAL))
         found.update({plan.runs[name].config.seed: (networks, lane) for lane, name in enumerate(pack.runs)})
     return Result(_tidy(load(store.directory)), {seed: found[seed] for seed in seeds})
 

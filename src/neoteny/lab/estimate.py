@@ -20,7 +20,7 @@ def describe(study: Study, plan: Plan) -> str:
     for pack in plan.packs:
         runner = make_runner(study, plan, pack)
         flops = runner.training_flops() * len(pack.runs)
-        kinds = Counter(type(event).__name__ for event in runner.script)
+        kinds = Counter(type(event).__name__ for event in runner.events)
         events = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         rate = recall(study.name, pack.experiment)
         known = known and rate is not None
@@ -32,7 +32,8 @@ def describe(study: Study, plan: Plan) -> str:
             f"{runner.plan().updates:,} updates each; state {runner.state_bytes() / 1e6:,.1f} MB; "
             f"{flops / 1e12:,.3f} TFLOP of training; {time}"
         )
-        lines.append(f"      {len(runner.script)} events: {events}")
+        branches = f", in {runner.branches} branches and outside" if runner.branches else ""
+        lines.append(f"      {len(runner.events)} events: {events}{branches}")
     time = f", about {rough_duration(total_seconds)}" if known else ""
     lines.append(f"in all {total_flops / 1e12:,.3f} TFLOP of training{time}")
     return "\n".join(lines)

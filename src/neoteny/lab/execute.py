@@ -267,7 +267,8 @@ class _Journal:
             replace(self.manifest, data=runner.data_sets()),
             status="finished" if runner.finished else "running",
             cursor=(runner.cursor.event, runner.cursor.done),
-            state=runner.arrays(),
+            state=runner.arrays(rings=False),
+            rings=runner.rings(),
             records=self._records,
             timings=self._timings,
             saves=self._saves,
@@ -369,7 +370,7 @@ def _remember_throughput(study: Study, pack: Pack, runner: Runner, store: Store)
     timings = pack_store.timings(manifest)
     worked = sum(timings["seconds"].to_pylist()) - sum(timings["compile_seconds"].to_pylist())
     if worked >= SHORTEST:
-        remember(study.name, pack.experiment, float(runner.ledger.train[: len(pack.runs)].sum()) / worked)
+        remember(study.name, pack.experiment, float(runner.training_spent[: len(pack.runs)].sum()) / worked)
 
 
 def run_in_process(

@@ -16,13 +16,17 @@ FORMAT = 1
 LANES_PER_PACK = 32
 """Runs stepped together at most; more make further packs."""
 
+LANES_WORTH_SPLITTING = 4
+"""Runs alike are spread over the workers if each gets this many: fewer lanes step no faster apart."""
+
 
 @dataclass(frozen=True)
 class Request:
     """What a person asked for.
 
     overrides: field -> values that replace the axis of that name in every experiment that has it. lanes: runs
-    of a pack at most. pad: a pack has at least this many lanes, dummies included.
+    of a pack at most. pad: a pack has at least this many lanes, dummies included. workers: processes that packs
+    are shared out to.
     """
 
     study: str
@@ -31,6 +35,7 @@ class Request:
     overrides: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     lanes: int = LANES_PER_PACK
     pad: int = 0
+    workers: int = 1
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Plan:
             "overrides": {name: configs.to_json(values) for name, values in request.overrides.items()},
             "lanes": request.lanes,
             "pad": request.pad,
+            "workers": request.workers,
             "runs": {
                 name: {"experiment": run.experiment, "config": configs.config_to_json(run.config)}
                 for name, run in self.runs.items()
@@ -98,6 +104,7 @@ class Plan:
             {name: tuple(values) for name, values in content["overrides"].items()},
             content["lanes"],
             content["pad"],
+            content["workers"],
         )
         runs = {}
         for name, run in content["runs"].items():
@@ -137,7 +144,7 @@ def resolve(study: Study, request: Request) -> dict[str, Run]:
     return runs
 
 
-def _packs(runs: Sequence[Run], lanes: int, pad: int) -> list[Pack]:
+def _packs(runs: Sequence[Run], request: Request) -> list[Pack]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         place = configs.canonical({"experiment": run.experiment, "structure": configs.structure(run.config)})
@@ -145,12 +152,12 @@ def _packs(runs: Sequence[Run], lanes: int, pad: int) -> list[Pack]:
     packs = []
     for members in groups.values():
         # Equal shares: 40 runs with at most 32 lanes make two packs of 20, which share programs.
-        count = -(-len(members) // lanes)
+        count = max(-(-len(members) // request.lanes), min(request.workers, len(members) // LANES_WORTH_SPLITTING))
         share = -(-len(members) // count)
         for start in range(0, len(members), share):
             part = members[start : start + share]
             names = tuple(run.name for run in part)
-            packs.append(Pack(configs.digest(names), part[0].experiment, names, max(len(part), pad)))
+            packs.append(Pack(configs.digest(names), part[0].experiment, names, max(len(part), request.pad)))
     return packs
 
 
@@ -158,8 +165,10 @@ def make_plan(study: Study, request: Request) -> Plan:
     """The plan for a new result directory."""
     if request.lanes < 1:
         raise UsageError(f"--lanes must be at least 1, not {request.lanes}")
+    if request.workers < 1:
+        raise UsageError(f"--workers must be at least 1, not {request.workers}")
     runs = resolve(study, request)
-    return Plan(request, runs, tuple(_packs(list(runs.values()), request.lanes, request.pad)))
+    return Plan(request, runs, tuple(_packs(list(runs.values()), request)))
 
 
 def extend_plan(plan: Plan, study: Study, request: Request) -> Plan:
@@ -182,7 +191,7 @@ def extend_plan(plan: Plan, study: Study, request: Request) -> Plan:
     new = [run for name, run in runs.items() if name not in plan.runs]
     if not new:
         return plan
-    packs = _packs(new, request.lanes, request.pad)
+    packs = _packs(new, request)
     return Plan(request, {**plan.runs, **{run.name: run for run in new}}, (*plan.packs, *packs))
 
 

@@ -11,11 +11,11 @@ import pyarrow as pa
 class Record(NamedTuple):
     """One measurement.
 
-    run: the run's name. branch, trial: empty and 0 outside forks and searches. task, visit: position in the
-    stream and which visit of that task it is. split: empty for training metrics. event: position in the
-    script. step: the pack's updates since the run began. env_steps: environment steps. place: stage or other place
-    measured, empty for the whole. flops_*: the lane's cumulative floating-point operations by account at that
-    moment.
+    run: the run's name. branch, trial: empty and 0 outside forks and searches; within a branch all that is cumulative
+    goes on from the fork. task, visit: position in the stream and which visit of that task it is. split: empty for
+    training metrics. event: position in the script, a fork's branches counted one after another. step: the pack's
+    updates since the run began. env_steps: environment steps. place: stage or other place measured, empty for the
+    whole. flops_*: the lane's cumulative floating-point operations by account at that moment.
     """
 
     run: str

@@ -27,6 +27,7 @@ from neoteny.errors import UsageError
 from neoteny.lab.configs import digest
 from neoteny.lab.plan import FORMAT
 from neoteny.lab.records import SCHEMA, TIMING_SCHEMA, Record, Timing, to_table
+from neoteny.lab.rings import RingRows
 
 try:
     import fcntl
@@ -112,10 +113,10 @@ def locked(folder: Path) -> Iterator[None]:
                 if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                     raise _write_error(path, error) from error
         with contextlib.suppress(OSError):
-            # Who holds it, for the message above; a full disk must not stop a run for that.
+            # Who holds it, for the message above; a full disk must not stop a run for that. Not through the file's
+            # buffer, which would be written once more, and fail once more, when the file is closed.
             file.truncate(0)
-            file.write(f"pid {os.getpid()}\n")
-            file.flush()
+            os.write(file.fileno(), f"pid {os.getpid()}\n".encode())
         yield
 
 
@@ -148,6 +149,18 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Rows [start, stop) of a ring, in a file; see `RingRows`."""
+
+    ring: str
+    since: int
+    capacity: int
+    start: int
+    stop: int
+    file: FileEntry
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The last commit of a pack.
 
@@ -164,6 +177,7 @@ class Manifest:
     timings: tuple[FileEntry, ...] = ()
     arrays: tuple[FileEntry, ...] = ()
     state: FileEntry | None = None
+    blocks: tuple[Block, ...] = ()
     machine: Mapping[str, Any] = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
     data: Mapping[str, str] = field(default_factory=dict)
@@ -173,7 +187,8 @@ class Manifest:
     @property
     def entries(self) -> tuple[FileEntry, ...]:
         """Every file of the commit."""
-        return (*self.records, *self.timings, *self.arrays, *([] if self.state is None else [self.state]))
+        blocks = [block.file for block in self.blocks]
+        return (*self.records, *self.timings, *self.arrays, *blocks, *([] if self.state is None else [self.state]))
 
     def to_json(self) -> dict[str, Any]:
         """The content of manifest.json."""
@@ -185,6 +200,7 @@ class Manifest:
             "timings": [entry(e) for e in self.timings],
             "arrays": [entry(e) for e in self.arrays],
             "state": None if self.state is None else entry(self.state),
+            "blocks": [{**entry(block), "file": entry(block.file)} for block in self.blocks],
             "machine": dict(self.machine),
             "code": dict(self.code),
             "data": dict(self.data),
@@ -207,6 +223,7 @@ class Manifest:
             timings=entries("timings"),
             arrays=entries("arrays"),
             state=None if content["state"] is None else FileEntry(**content["state"]),
+            blocks=tuple(Block(**{**block, "file": FileEntry(**block["file"])}) for block in content["blocks"]),
             machine=content["machine"],
             code=content["code"],
             data=content["data"],
@@ -301,10 +318,19 @@ class PackStore:
         return content
 
     def state(self, manifest: Manifest) -> dict[str, np.ndarray]:
-        """The state of the last commit, by path."""
+        """The state of the last commit, by path, the rows of rings among it."""
         if manifest.state is None:
             raise StoreError(f"{self.manifest_path} names no state; {discard(self.directory)}")
-        return _npz_arrays(self.read(manifest.state))
+        state = _npz_arrays(self.read(manifest.state))
+        for block in manifest.blocks:
+            # In the order they were written: newer rows lie over older ones.
+            places = np.arange(block.start, block.stop) % block.capacity
+            for path, rows in _npz_arrays(self.read(block.file)).items():
+                name = f"{block.ring}{path}"
+                if name not in state:
+                    state[name] = np.zeros((rows.shape[0], block.capacity, *rows.shape[2:]), rows.dtype)
+                state[name][:, places] = rows
+        return state
 
     def records(self, manifest: Manifest) -> pa.Table:
         """All records of the last commit."""
@@ -350,12 +376,13 @@ class PackStore:
         records: Sequence[Record],
         timings: Sequence[Timing],
         saves: Mapping[str, Mapping[str, np.ndarray]],
+        rings: Sequence[RingRows] = (),
         traceback: str | None = None,
     ) -> Manifest:
-        """Make records and state visible together; without `state`, the last commit's stays."""
+        """Make records and state visible together; without `state`, the last commit's stays, with its rings."""
         number = previous.commit + 1
         new_records, new_timings, new_arrays = previous.records, previous.timings, previous.arrays
-        new_state = previous.state
+        new_state, new_blocks = previous.state, previous.blocks
         try:
             if records:
                 content = _parquet_bytes(to_table(records, SCHEMA))
@@ -366,6 +393,9 @@ class PackStore:
             for name, arrays in saves.items():
                 new_arrays += (self._write(_save_path(name), _npz_bytes(arrays)),)
             if state is not None:
+                new_blocks = tuple(
+                    block for place, ring in enumerate(rings) for block in self._blocks(previous, ring, number, place)
+                )
                 new_state = self._write(f"state/{number:06d}.npz", _npz_bytes(state))
         except StoreError:
             self._clean(previous)  # gives back the space; the next commit would remove it too
@@ -379,6 +409,7 @@ class PackStore:
             timings=new_timings,
             arrays=new_arrays,
             state=new_state,
+            blocks=new_blocks,
             machine=previous.machine,
             code=previous.code,
             data=previous.data,
@@ -388,6 +419,19 @@ class PackStore:
         write_atomic(self.manifest_path, _sealed(manifest.to_json()))
         self._clean(manifest)
         return manifest
+
+    def _blocks(self, previous: Manifest, ring: RingRows, number: int, place: int) -> list[Block]:
+        """The blocks of a ring: those of the commit before that hold rows still there, and one of the new rows."""
+        kept = [
+            block
+            for block in previous.blocks
+            if (block.ring, block.since) == (ring.name, ring.since) and block.stop > ring.oldest
+        ]
+        start, stop = max([ring.oldest, *(block.stop for block in kept)]), ring.written
+        if kept and start == stop:
+            return kept
+        file = self._write(f"blocks/{number:06d}-{place}.npz", _npz_bytes(ring.read(start, stop)))
+        return [*kept, Block(ring.name, ring.since, ring.capacity, start, stop, file)]
 
     def _clean(self, manifest: Manifest) -> None:
         """Remove files no manifest names: earlier states, and what an interrupted commit left."""

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from neoteny.analysis.claims import Claim
     from neoteny.learners.learner import Learner
+    from neoteny.tasks.experience import DeviceExperience
     from neoteny.tasks.sources import Minibatch
     from neoteny.tasks.streams import Stream, Task
     from neoteny.training.events import Event
@@ -31,7 +32,7 @@ class Experiment:
     products.
     stream(config) -> tasks and script(config, tasks) -> events are called once on the host, where Lane fields
     are not there. learner(config) is called inside the traced program, where Lane fields are traced scalars.
-    source(config) -> how tasks are sampled.
+    source(config) -> how tasks are sampled, or how experience is gathered in environments.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Experiment:
     stream: Callable[[Any], Stream]
     learner: Callable[[Any], Learner]
     script: Callable[[Any, tuple[Task, ...]], tuple[Event, ...]]
-    source: Callable[[Any], Minibatch] | None = None
+    source: Callable[[Any], Minibatch | DeviceExperience] | None = None
 
 
 @dataclass(frozen=True)

@@ -53,10 +53,14 @@ from neoteny.networks.network import (
     trainable_spec,
 )
 from neoteny.networks.normalization import BatchNorm, GroupNorm, LayerNorm, Norm, Normalizer
+from neoteny.networks.points import Point
+from neoteny.networks.resnet import PaddedShortcut, Residual, ResNet, Shortcut, resnet
+from neoteny.networks.vgg import VGG, vgg
 
 __all__ = [
     "CNN",
     "MLP",
+    "VGG",
     "Activation",
     "ActivationFunction",
     "AveragePool2d",
@@ -78,10 +82,15 @@ __all__ = [
     "Network",
     "Norm",
     "Normalizer",
+    "PaddedShortcut",
     "Padding",
     "Pass",
     "PerExample",
+    "Point",
+    "ResNet",
+    "Residual",
     "SharedBias",
+    "Shortcut",
     "Statistic",
     "as_network",
     "check_maker",
@@ -102,11 +111,13 @@ __all__ = [
     "orthogonal",
     "output_size",
     "relu",
+    "resnet",
     "silu",
     "spatial_size",
     "split_trainable",
     "tanh",
     "torch_uniform",
     "trainable_spec",
+    "vgg",
     "zeros",
 ]

@@ -32,6 +32,21 @@ def pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
     return sizes[0], sizes[1]
 
 
+def image_shape(value: Sequence[int]) -> tuple[int, int, int]:
+    """(height, width, channels)."""
+    shape = positives(value, "input_shape")
+    if len(shape) != 3:
+        raise ValueError(f"input_shape must be (height, width, channels), got {tuple(value)}")
+    return shape[0], shape[1], shape[2]
+
+
+def scaled(sizes: Sequence[int], width: float) -> tuple[int, ...]:
+    """`sizes` times the factor `width`, rounded, none below 1."""
+    if isinstance(width, bool) or not isinstance(width, int | float | np.number) or not 0 < width < float("inf"):
+        raise ValueError(f"width, the factor of all hidden sizes, must be a positive number, got {width!r}")
+    return tuple(max(round(float(width) * size), 1) for size in sizes)
+
+
 def features_last(x: Array, size: int, layer: str, argument: str) -> None:
     """`x` is a batch whose last axis has `size` entries."""
     if x.ndim < 2 or x.shape[-1] != size:

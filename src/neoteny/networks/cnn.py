@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from neoteny.networks._checks import positive, positives
+from neoteny.networks._checks import image_shape, positive, positives
 from neoteny.networks.activations import Activation, ActivationFunction, check_activation, output_size, relu
 from neoteny.networks.convolution import (
     Conv2d,
@@ -108,12 +108,9 @@ def cnn(
     one a stage. Dense stages and draws are as in `mlp`. ValueError naming the stage if the map gets smaller
     than a window.
     """
-    shape = positives(input_shape, "input_shape")
-    if len(shape) != 3:
-        raise ValueError(f"input_shape must be (height, width, channels), got {tuple(input_shape)}")
     channels = positives(channels, "channels")
     maker = CNN(
-        (shape[0], shape[1], shape[2]),
+        image_shape(input_shape),
         positive(out_size, "out_size"),
         channels,
         positives(dense, "dense"),

@@ -76,12 +76,17 @@ def dense_stages(
     norm: Normalizer,
     initializer: Initializer,
     key: PRNGKeyArray,
+    *,
+    before: tuple[Layer, ...] = (),
 ) -> tuple[dict[str, Layer], int]:
-    """Stages name1, name2, ... of dense, norm, activation, flattening first; and the last one's size."""
+    """Stages name1, name2, ... of dense, norm, activation; and the last one's size.
+
+    The first stage begins with the layers `before`, then flattens.
+    """
     stages: dict[str, Layer] = {}
     for index, width in enumerate(hidden, 1):
         stage = f"{name}{index}"
-        flatten = (Flatten(),) if index == 1 else ()
+        flatten = (*before, Flatten()) if index == 1 else ()
         dense = Dense(in_size, width, key=named_key(key, stage), initializer=initializer)
         stages[stage] = Chain(*flatten, dense, *norm_layers(norm, width), Activation(activation))
         in_size = output_size(activation, width)

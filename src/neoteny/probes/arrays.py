@@ -6,11 +6,13 @@ number of leading axes (lanes) before samples and units. A non-finite number mak
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
+from threadpoolctl import ThreadpoolController
 
 PerLane = np.float64 | Float64[np.ndarray, "*lanes"]
 """One number a lane: an array with the leading shape, a float64 scalar where there are no leading axes."""
@@ -46,6 +48,23 @@ def as_features(features: ArrayLike, name: str = "features") -> Features:
     if not finite.all():
         values = np.where(finite[..., None, None], values, 0.0)
     return Features(values, finite)
+
+
+def as_labels(labels: ArrayLike, shape: tuple[int, ...], name: str = "labels", of: str = "features") -> np.ndarray:
+    """Class labels (n,) or (*lanes, n) of features of `shape` (*lanes, n, d), as (*lanes, n).
+
+    ValueError naming `name`, and what the labels are `of`, for labels that are not integers or do not fit.
+    """
+    classes = as_real(labels, name)
+    lanes, n = shape[:-2], shape[-2]
+    if classes.dtype.kind not in "biu":
+        raise ValueError(
+            f"{name} are {classes.dtype}; give one integer a sample, the argmax of one-hot rows for example"
+        )
+    if classes.shape not in ((n,), (*lanes, n)):
+        wanted = f"{(n,)}" + (f" or {(*lanes, n)}" if lanes else "")
+        raise ValueError(f"{name} has shape {classes.shape} and {of} {shape}; give labels of shape {wanted}")
+    return np.broadcast_to(classes, (*lanes, n))
 
 
 def measured(value: ArrayLike, valid: ArrayLike) -> PerLane:
@@ -87,11 +106,18 @@ def spectrum(features: Features) -> Float64[np.ndarray, "*lanes m"]:
     return np.where(features.finite[..., None], _decompose(features.values), np.nan)
 
 
+@cache
+def _blas() -> ThreadpoolController:
+    """NumPy's BLAS: its threads slow matrices of this size down, and wait for seconds on another process's."""
+    return ThreadpoolController()
+
+
 def _decompose(values: Float64[np.ndarray, "*lanes n d"]) -> Float64[np.ndarray, "*lanes m"]:
     # Without vectors, LAPACK's gesdd starts a tall matrix from its R and a wide one from its L by itself: a
     # QR here would only repeat that (measured: no gain for tall matrices, a loss for square ones).
     try:
-        return np.linalg.svd(values, compute_uv=False)
+        with _blas().limit(limits=1, user_api="blas"):
+            return np.linalg.svd(values, compute_uv=False)
     except np.linalg.LinAlgError:
         if values.ndim == 2:
             return np.full(min(values.shape), np.nan)

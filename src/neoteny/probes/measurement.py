@@ -50,20 +50,27 @@ class FeatureProbe:
 
 @dataclass(frozen=True)
 class ViewProbe:
-    """A JAX measurement: function(view, batch, key) -> {place: scalar}, traced once and mapped over lanes."""
+    """A JAX measurement: function(view, batch, key) -> {place: scalar}, traced once and mapped over lanes.
+
+    saves: names of earlier saves; if there are any, the function's last argument is {save: {name: network}}.
+    """
 
     name: str
     function: Callable[..., Mapping[str, object]]
+    saves: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class NetworkProbe:
     """A NumPy measurement of the parameters: function(network) -> {place: scalar}, called for every lane on the
     host.
+
+    saves: names of earlier saves; if there are any, the function's last argument is {save: {name: network}}.
     """
 
     name: str
     function: Callable[..., Mapping[str, float]]
+    saves: tuple[str, ...] = ()
 
 
 Measurement = FeatureProbe | ViewProbe | NetworkProbe

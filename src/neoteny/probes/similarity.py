@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float64, Integer
 from numpy.typing import ArrayLike
 
-from neoteny.probes.arrays import PerLane, as_features, as_real, centre, measured, unit_scale
+from neoteny.probes.arrays import PerLane, as_features, as_labels, centre, measured, unit_scale
 
 
 def linear_cka(x: ArrayLike, y: ArrayLike) -> PerLane:
@@ -50,16 +50,8 @@ def class_variances(features: ArrayLike, labels: ArrayLike) -> tuple[PerLane, Pe
     their ratio across layers. ValueError for labels that are not integers or do not fit the features.
     """
     values, finite = as_features(features)
-    classes = as_real(labels, "labels")
-    lanes, n = values.shape[:-2], values.shape[-2]
-    if classes.dtype.kind not in "biu":
-        raise ValueError(
-            f"labels are {classes.dtype}; give one integer a sample, the argmax of one-hot rows for example"
-        )
-    if classes.shape not in ((n,), (*lanes, n)):
-        wanted = f"{(n,)}" + (f" or {(*lanes, n)}" if lanes else "")
-        raise ValueError(f"labels has shape {classes.shape} and features {values.shape}; give labels of shape {wanted}")
-    classes = np.broadcast_to(classes, (*lanes, n))
+    classes = as_labels(labels, values.shape)
+    lanes = values.shape[:-2]
     within, between = np.empty(lanes), np.empty(lanes)
     for lane in np.ndindex(lanes):
         within[lane], between[lane] = _variances(values[lane], classes[lane])

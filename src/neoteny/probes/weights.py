@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from neoteny.learners.learner import Batch, View
 from neoteny.networks.network import Network, split_trainable
+from neoteny.probes.arrays import singular_values
 
 ALL = "all"
 """The place of a number about the whole network; the other places are stage names."""
@@ -73,7 +74,7 @@ def kernel_rank(matrix: np.ndarray, threshold: float = RANK_THRESHOLD) -> float:
         return float("nan")
     if matrix.size == 0:
         return 0.0
-    values = np.linalg.svd(matrix, compute_uv=False)
+    values = singular_values(matrix)
     return float(np.sum(values > threshold * values[0]))
 
 

@@ -101,10 +101,10 @@ class Minibatch:
         position = task_update % per_epoch
 
         def shuffle(_: Array) -> Array:
-            draws = jax.random.bits(key, task.rows.shape)
-            # Padding sorts last: its draw is put above every real one.
-            padded = jnp.arange(task.rows.shape[0]) >= task.count
-            _, _, order = jax.lax.sort((padded.astype(jnp.int32), draws, task.rows), num_keys=2)
+            # 31 random bits a row, below a bit that sorts padding last.
+            padding = jnp.arange(task.rows.shape[0]) >= task.count
+            draws = (jax.random.bits(key, task.rows.shape) >> 1) | (padding.astype(jnp.uint32) << 31)
+            _, order = jax.lax.sort((draws, task.rows), num_keys=1)
             return order
 
         order = jax.lax.cond(position == 0, shuffle, lambda order: order, state.order)

@@ -23,17 +23,20 @@ class Clock(NamedTuple):
         """All zero, on the host."""
         return cls(*(np.zeros((), np.int32) for _ in cls._fields))
 
-    def tick(self) -> Clock:
-        """One update later."""
-        return self._replace(update=self.update + 1, task_update=self.task_update + 1)
+    def tick(self, env_steps: Counter = 0) -> Clock:
+        """One update and so many environment steps later."""
+        return self._replace(
+            update=self.update + 1, env_step=self.env_step + env_steps, task_update=self.task_update + 1
+        )
 
     def switched(self, task: int) -> Clock:
         """At the beginning of the task at this position of the stream (host side)."""
         return self._replace(task=np.asarray(task, np.int32), task_update=np.zeros((), np.int32))
 
-    def advanced(self, updates: int) -> Clock:
-        """This many updates later (host side)."""
+    def advanced(self, updates: int, env_steps: int = 0) -> Clock:
+        """So many updates and environment steps later (host side)."""
         return self._replace(
             update=np.asarray(self.update + updates, np.int32),
+            env_step=np.asarray(self.env_step + env_steps, np.int32),
             task_update=np.asarray(self.task_update + updates, np.int32),
         )

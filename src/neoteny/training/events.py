@@ -5,11 +5,15 @@ A script is a finite tuple of these. What depends on results is never the list b
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from neoteny.interventions import Intervention
+from neoteny.tasks.environments import EnvironmentTask
 from neoteny.tasks.streams import Task
+
+AnyTask = Task | EnvironmentTask
+"""What a stream may hold: a task over arrays, or an environment to act in."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Reached:
 class Switch:
     """Begin a task: the learner is told, and the source makes the task's draw."""
 
-    task: Task
+    task: AnyTask
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Train:
     metrics are averaged over this many updates and recorded; lanes are checked for divergence at the same points.
     """
 
-    task: Task
+    task: AnyTask
     steps: int
     until: Reached | None = None
     record_every: int = 100
@@ -53,23 +57,34 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Score the network on a split of a task, under the task's own draw; training state is not touched."""
+    """Score the network on a split of a task, under the task's own draw; training state is not touched.
 
-    task: Task
+    On an environment: play `samples` episodes, in environments and with draws of its own.
+    """
+
+    task: AnyTask
     split: str = "train"
     samples: int | None = None
 
 
 class Probe:
-    """Measure with these probes on the first `samples` rows of a split of the task `on` (None: all rows)."""
+    """Measure with these probes on the first `samples` rows of a split of the task `on` (None: all rows).
 
-    def __init__(self, *probes: object, on: Task, split: str = "train", samples: int | None = None):
+    On an environment: on so many transitions drawn from its replay.
+    """
+
+    def __init__(self, *probes: object, on: AnyTask, split: str = "train", samples: int | None = None):
         from neoteny.probes.measurement import measurement
 
         if not probes:
             raise ValueError("Probe needs at least one probe")
         self.probes = tuple(measurement(probe) for probe in probes)
         self.task, self.split, self.samples = on, split, samples
+
+    @property
+    def saves(self) -> tuple[str, ...]:
+        """Names of the saves the probes read."""
+        return tuple(name for probe in self.probes for name in getattr(probe, "saves", ()))
 
 
 @dataclass(frozen=True)
@@ -80,17 +95,44 @@ class Intervene:
     """
 
     intervention: Intervention
-    on: Task | None = None
+    on: AnyTask | None = None
     when: Callable | None = None
     samples: int = 512
 
 
 @dataclass(frozen=True)
 class Save:
-    """Keep the networks under this name, or the whole learner state if `full`."""
+    """Keep the networks under this name, or the whole learner state if `full`.
+
+    Later interventions and probes that name the save are given its networks.
+    """
 
     name: str
     full: bool = False
 
 
-Event = Switch | Train | Evaluate | Probe | Intervene | Save
+@dataclass(frozen=True)
+class Fork:
+    """Try several ways on from here: every branch starts from the same state and clock, hence has the same draws.
+
+    branches: name -> its events. then: events that every branch has after its own. Records carry the branch's name,
+    and what a branch saves is kept as `branch/name`. Afterwards the run goes on from the state before the fork.
+    """
+
+    branches: Mapping[str, tuple[Event, ...]]
+    then: tuple[Event, ...] = field(default=())
+
+    def __post_init__(self):
+        if not self.branches:
+            raise ValueError("a Fork needs at least one branch: Fork({'control': ()}, then=(...))")
+        for name, events in self.branches.items():
+            if not name or "/" in name:
+                raise ValueError(f"a branch needs a name without '/', not {name!r}")
+            if not isinstance(events, tuple):
+                raise TypeError(f"the branch {name!r} takes a tuple of events, not {type(events).__name__}")
+        if not isinstance(self.then, tuple):
+            raise TypeError(f"then takes a tuple of events, not {type(self.then).__name__}")
+
+
+Event = Switch | Train | Evaluate | Probe | Intervene | Save | Fork
+"""What a script may hold."""

@@ -102,17 +102,37 @@ def _jaxpr_of(parameter):
     return parameter.jaxpr if isinstance(parameter, core.ClosedJaxpr) else parameter
 
 
+def _inner(equation) -> list:
+    """The programs an operation holds: bodies of loops, branches, functions called."""
+    kinds = core.ClosedJaxpr | core.Jaxpr
+    leaves = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: isinstance(x, kinds))
+    return [_jaxpr_of(leaf) for leaf in leaves if isinstance(leaf, kinds)]
+
+
+def _runs_convolution(jaxpr, platform: str) -> bool:
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            return True
+        inner = _inner(equation)
+        platforms = equation.params.get("branches_platforms")
+        if platforms is not None:
+            # One of several programs is lowered: the first for this platform, or for all others.
+            inner = [next(b for b, names in zip(inner, platforms, strict=True) if names is None or platform in names)]
+        if any(_runs_convolution(program, platform) for program in inner):
+            return True
+    return False
+
+
+def runs_convolution(function: Callable, *arguments, platform: str) -> bool:
+    """Whether one call runs XLA's own convolution on this platform; found by tracing, as in `count_flops`."""
+    return _runs_convolution(jax.make_jaxpr(function)(*arguments).jaxpr, platform)
+
+
 def _count(jaxpr) -> float:
     total = 0.0
     for equation in jaxpr.eqns:
         name = equation.primitive.name
-        inner = [
-            _jaxpr_of(leaf)
-            for leaf in jax.tree.leaves(
-                list(equation.params.values()), is_leaf=lambda x: isinstance(x, core.ClosedJaxpr | core.Jaxpr)
-            )
-            if isinstance(leaf, core.ClosedJaxpr | core.Jaxpr)
-        ]
+        inner = _inner(equation)
         if name == "dot_general":
             total += _dot_general(equation)
         elif name == "conv_general_dilated":
@@ -166,3 +186,15 @@ class Ledger:
         """Take the accounts from a stored state."""
         self.train, self.forward = arrays["train"].copy(), arrays["forward"].copy()
         self.probe, self.search = arrays["probe"].copy(), arrays["search"].copy()
+
+    def copy(self) -> Ledger:
+        """Accounts of their own, as they are now."""
+        other = Ledger(self.lanes)
+        other.restore(self.arrays())
+        return other
+
+    def add(self, other: Ledger, since: Ledger) -> None:
+        """Add what `other` counted since it was `since`."""
+        start, accounts = since.arrays(), self.arrays()
+        for name, account in other.arrays().items():
+            accounts[name] += account - start[name]

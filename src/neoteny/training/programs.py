@@ -15,14 +15,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int32, PyTree
+from jaxtyping import Array, Bool, Int32, PRNGKeyArray, PyTree
 
 from neoteny.interventions import Context, Intervention
 from neoteny.lab.configs import canonical, structure, traced_view
 from neoteny.learners.learner import Batch, Learner, LearnerState, attach, detach
 from neoteny.networks.network import Network
 from neoteny.probes.measurement import ViewProbe
-from neoteny.tasks.sources import DataArrays, Minibatch, SourceState, TaskArrays, take_batch
+from neoteny.tasks.environments import EnvironmentTask
+from neoteny.tasks.sources import DataArrays, TaskArrays, take_batch
 from neoteny.tasks.streams import Transform
 from neoteny.training.clock import Clock
 from neoteny.training.events import Reached
@@ -39,19 +40,23 @@ class Lanes(NamedTuple):
 class PackState(NamedTuple):
     """Everything a pack computes with; every leaf has a leading lane axis.
 
-    last_finite: the networks at the last check that found them finite. totals: sums of the training metrics since the
-    last record, over `counted` updates. taken: updates of this `Train`; streak: successive batches that met its
-    condition; held: lanes that met it.
+    source: what the task's source keeps, None before the first task. last_finite: the networks at the last check that
+    found them finite. totals: sums of the training metrics since the last record, over `counted` updates. taken:
+    updates of this `Train`; streak: successive batches that met its condition; held: lanes that met it.
     """
 
     learner: LearnerState
-    source: SourceState | None
+    source: Any
     last_finite: dict[str, Network]
     totals: dict[str, Array]
     counted: Int32[Array, " lanes"]
     taken: Int32[Array, " lanes"]
     streak: Int32[Array, " lanes"]
     held: Bool[Array, " lanes"]
+
+
+Bank = Mapping[str, dict[str, Network]]
+"""Save -> the networks it kept, every array with a leading lane axis."""
 
 
 def _strong(tree: PyTree) -> PyTree:
@@ -63,14 +68,42 @@ def _select(choose: Array, yes: PyTree, no: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(choose, a, b) if eqx.is_array(a) else a, yes, no)
 
 
+def _copy(tree: PyTree) -> PyTree:
+    """The same values in arrays of their own, which a program that donates the others leaves alone."""
+    return jax.tree.map(jnp.copy, tree)
+
+
+def _lane(tree: PyTree, lane) -> PyTree:
+    """One lane of a tree with a leading lane axis."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, lane, keepdims=False), tree)
+
+
+def _lanes(tree: PyTree, first, count: int) -> PyTree:
+    """A tree of `count` lanes from the `first` on."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, count), tree)
+
+
+def _put(tree: PyTree, one: PyTree, lane) -> PyTree:
+    """The tree with one lane exchanged."""
+    return jax.tree.map(lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, lane, 0), tree, one)
+
+
 def _all_finite(tree: PyTree) -> Array:
     leaves = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_inexact_array(leaf)]
     return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves]).all()
 
 
+def _batch(data: DataArrays | None, shown: Transform | EnvironmentTask, drawn: PyTree, rows) -> Any:
+    """One lane's rows to look at: of the data set as the task shows it, or of experience drawn before."""
+    if isinstance(shown, Transform):
+        assert data is not None
+        return take_batch(data, shown, drawn, rows)
+    return jax.tree.map(lambda x: x[rows] if x.ndim else x, drawn)
+
+
 def _map_lanes(function: Callable, *mapped):
     """vmap on accelerators; on a CPU one lane after another, as fast for large work and with the memory of one lane."""
-    if jax.default_backend() != "cpu":
+    if jax.default_backend() != "cpu" or jax.tree.leaves(mapped)[0].shape[0] == 1:
         return jax.vmap(function)(*mapped)
     return jax.lax.map(lambda lane: function(*lane), mapped)
 
@@ -78,17 +111,25 @@ def _map_lanes(function: Callable, *mapped):
 class Programs:
     """The jitted functions of one pack. Arrays only go in and out; what they close over is static."""
 
-    def __init__(self, make_learner: Callable[[Any], Learner], config: Any, source: Minibatch):
+    def __init__(self, make_learner: Callable[[Any], Learner], config: Any, source: Any):
         self._make_learner = make_learner
         self._config = config
         self._source = source
         self.init = jax.jit(self._init)
         self.switch = jax.jit(self._switch, static_argnames=("transform",))
+        self.step = jax.jit(self._step_lane, static_argnames=("transform", "until"), donate_argnums=0)
+        self.follow = jax.jit(self._follow_lane, static_argnames=("transform",), donate_argnums=0)
         self.chunk = jax.jit(self._chunk, static_argnames=("transform", "until"), donate_argnums=0)
         self.check = jax.jit(self._check)
+        self.copy = jax.jit(_copy)
+        self.lane = jax.jit(_lane)
+        self.lanes = jax.jit(_lanes, static_argnames=("count",))
+        self.put = jax.jit(_put, donate_argnums=0)
         self.substitute = jax.jit(self._substitute)
         self.draw = jax.jit(self._draw, static_argnames=("transform",))
         self.score = jax.jit(self._score, static_argnames=("transform",))
+        self.experience = jax.jit(self._experience, static_argnames=("transform", "count"))
+        self.play = jax.jit(self._play, static_argnames=("transform", "episodes"))
         self.features = jax.jit(self._features, static_argnames=("transform", "stages"))
         self.view_probe = jax.jit(self._view_probe, static_argnames=("transform", "probe"))
         self.intervene = jax.jit(self._intervene, static_argnames=("transform", "intervention", "when"))
@@ -110,27 +151,54 @@ class Programs:
         state, metrics = self.learner(values).update(learner_state, batch, key)
         return detach(state), metrics
 
-    def _step_lane(
-        self, state: PackState, values, seed, task: TaskArrays, clock: Clock, transform, until: Reached | None
-    ):
-        key = named_key(root_key(seed), Purpose.BATCH, clock.task, clock.task_update)
+    def _next(self, state: PackState, values, seed, task: TaskArrays | None, clock: Clock, transform):
+        """A lane's source after the next batch, the batch, and the environment steps that took."""
         assert state.source is not None, "Train comes after Switch"
-        source, batch = self._source.next(state.source, task, transform, clock.task_update, key)
+        key = named_key(root_key(seed), Purpose.BATCH, clock.task, clock.task_update)
+        if isinstance(transform, Transform):
+            source, batch = self._source.next(state.source, task, transform, clock.task_update, key)
+            return source, batch, jnp.zeros((), jnp.int32)
+        source, batch, cost = self._source.next(
+            state.source, transform, self._acting(state.learner, values), clock, key
+        )
+        return source, batch, jnp.asarray(cost, jnp.int32)
+
+    def _acting(self, learner_state: LearnerState, values) -> Callable[[Array, PRNGKeyArray], Array]:
+        """The lane's policy: act(observations, key) -> actions."""
+        act = self.learner(values).act
+        if act is None:
+            raise ValueError("this learner gives no actions, so it cannot be trained in an environment")
+        return lambda observations, key: act(learner_state, observations, key)
+
+    def _step_lane(
+        self, state: PackState, values, seed, task: TaskArrays | None, clock: Clock, transform, until: Reached | None
+    ) -> tuple[PackState, Array]:
+        """One lane's next batch and update, and the environment steps they took."""
+        source, batch, cost = self._next(state, values, seed, task, clock, transform)
         learner, metrics = self.update_lane(state.learner, batch, values, seed, clock.task, clock.task_update)
+        periodic = self.learner(values).periodic
+        if periodic is not None:
+            learner = detach(periodic(learner, clock.tick(cost)))
         totals = {name: state.totals[name] + metrics[name] for name in state.totals}
         new = state._replace(
             learner=learner, source=source, totals=totals, counted=state.counted + 1, taken=state.taken + 1
         )
         if until is None:
-            return new
+            return new, cost
         value = metrics[until.metric]
         met = value <= until.threshold if until.falling else value >= until.threshold
         streak = jnp.where(met, state.streak + 1, 0)
         # A held lane keeps its state; the source still follows the shared clock.
         kept = _select(state.held, state, new)._replace(source=source)
-        return kept._replace(
+        kept = kept._replace(
             streak=jnp.where(state.held, state.streak, streak), held=state.held | (streak >= until.window)
         )
+        return kept, cost
+
+    def _follow_lane(self, state: PackState, values, seed, task: TaskArrays | None, clock: Clock, transform):
+        """A lane that is held through one update of the others: its source follows the shared clock."""
+        source, _, cost = self._next(state, values, seed, task, clock, transform)
+        return state._replace(source=source), cost
 
     # Packs --------------------------------------------------------------------------------------------------------
 
@@ -158,38 +226,39 @@ class Programs:
         """A batch of one lane's task, for shapes and costs."""
         return take_batch(data, transform, self.draw_lane(seed, data, 0, transform), jnp.zeros(size, jnp.int32))
 
-    def _switch(self, learner: LearnerState, lanes: Lanes, task: TaskArrays, draw, clock: Clock, transform: Transform):
+    def _switch(self, learner: LearnerState, lanes: Lanes, task: TaskArrays | None, draw, clock: Clock, transform):
         def lane(learner_state, values, seed):
             root = root_key(seed)
             key = named_key(root, Purpose.SWITCH, clock.task)
             learner = self.learner(values)
             switched = learner.switch(attach(learner_state, learner), clock.task, None, key)
-            data_key = named_key(root, Purpose.DATA, draw)
-            return detach(switched), self._source.init(task, transform, data_key)
+            if isinstance(transform, Transform):
+                source = self._source.init(task, transform, named_key(root, Purpose.DATA, draw))
+            else:
+                source = self._source.init(transform, named_key(root, Purpose.ENVIRONMENT, clock.task))
+            return detach(switched), source
 
         return _strong(jax.vmap(lane)(learner, lanes.values, lanes.seeds))
 
-    def metric_names(
-        self, lanes: Lanes, learner: LearnerState, data: DataArrays, transform: Transform
-    ) -> tuple[str, ...]:
-        """Names of the training metrics an update gives, found without computing."""
+    def _chunk(
+        self, state: PackState, lanes: Lanes, task: TaskArrays | None, clock: Clock, steps, alive, transform, until
+    ) -> tuple[PackState, Array, Array]:
+        """At most `steps` updates; with `until`, none once every lane that is alive is held.
 
-        def lane(learner_state, values, seed):
-            batch = self.batch_lane(seed, data, transform, self._source.batch_size)
-            return self.update_lane(learner_state, batch, values, seed, 0, 0)[1]
-
-        return tuple(jax.eval_shape(jax.vmap(lane), learner, lanes.values, lanes.seeds))
-
-    def _chunk(self, state: PackState, lanes: Lanes, task: TaskArrays, clock: Clock, steps, alive, transform, until):
-        """At most `steps` updates; with `until`, none once every lane that is alive is held."""
+        The state, how many updates they were, and how many environment steps.
+        """
 
         def one(state, clock):
-            step = jax.vmap(lambda s, values, seed: self._step_lane(s, values, seed, task, clock, transform, until))
-            return step(state, lanes.values, lanes.seeds)
+            def lane(state, values, seed):
+                return self._step_lane(state, values, seed, task, clock, transform, until)
+
+            # What a batch costs is the same in every lane, as the clock is.
+            return jax.vmap(lane, out_axes=(0, None))(state, lanes.values, lanes.seeds)
 
         def body(carry):
             state, clock, index = carry
-            return one(state, clock), clock.tick(), index + 1
+            state, cost = one(state, clock)
+            return state, clock.tick(cost), index + 1
 
         def unfinished(carry):
             state, _, index = carry
@@ -197,19 +266,17 @@ class Programs:
             return more if until is None else more & jnp.any(alive & ~state.held)
 
         carry = (state, clock, jnp.zeros((), jnp.int32))
-        state, _, done = jax.lax.while_loop(unfinished, body, carry)
-        return state, done
+        state, after, done = jax.lax.while_loop(unfinished, body, carry)
+        return state, done, after.env_step - clock.env_step
 
-    def _check(self, state: PackState, alive: Array) -> tuple[PackState, Array]:
-        """The state with `last_finite` brought up to date and totals cleared, and which lanes are (still) finite."""
+    def _check(self, networks, last_finite, alive: Array) -> tuple[dict[str, Network], Array]:
+        """`last_finite` brought up to date, and which lanes are (still) finite."""
 
         def lane(networks, last, alive):
             finite = alive & _all_finite(networks)
-            return finite, _select(finite, networks, last)
+            return _select(finite, networks, last), finite
 
-        finite, last = jax.vmap(lane)(state.learner.networks, state.last_finite, alive)
-        cleared = jax.tree.map(jnp.zeros_like, state.totals)
-        return state._replace(last_finite=last, totals=cleared, counted=jnp.zeros_like(state.counted)), finite
+        return jax.vmap(lane)(networks, last_finite, alive)
 
     def _substitute(self, state: PackState, alive: Array) -> LearnerState:
         """The learner states with the last finite networks in the lanes that are not alive."""
@@ -224,14 +291,32 @@ class Programs:
         learner = self.learner(values)
         return learner.score(learner.predict(learner_state, batch.inputs), batch.targets)
 
-    def _score(self, learner_states, lanes: Lanes, drawn, data: DataArrays, rows, weights, transform: Transform):
+    def _score(self, learner_states, lanes: Lanes, drawn, data: DataArrays | None, rows, weights, transform: Transform):
         """Sums over the rows, each weighted: {metric: (lanes,)}."""
 
         def lane(learner_state, values, drawn):
-            scores = self.score_lane(learner_state, values, take_batch(data, transform, drawn, rows))
+            scores = self.score_lane(learner_state, values, _batch(data, transform, drawn, rows))
             return {name: jnp.sum(score * weights) for name, score in scores.items()}
 
         return jax.vmap(lane)(learner_states, lanes.values, drawn)
+
+    def _experience(self, source, lanes: Lanes, clock: Clock, transform: EnvironmentTask, count: int):
+        """Every lane's experience to look at: `count` transitions of its replay."""
+
+        def lane(source, seed):
+            key = named_key(root_key(seed), Purpose.PROBE, clock.update, zlib.crc32(b"experience"))
+            return self._source.sample(source, transform, clock, key, count)
+
+        return _strong(jax.vmap(lane)(source, lanes.seeds))
+
+    def _play(self, learner_states, lanes: Lanes, update, transform: EnvironmentTask, episodes: int):
+        """Scores of every lane in episodes of its own: {metric: (lanes,)}."""
+
+        def lane(learner_state, values, seed):
+            key = named_key(root_key(seed), Purpose.EVALUATE, update)
+            return self._source.evaluate(transform, self._acting(learner_state, values), key, episodes)
+
+        return jax.vmap(lane)(learner_states, lanes.values, lanes.seeds)
 
     def features_lane(self, learner_state, values, batch: Batch) -> dict[str, Array]:
         """Every stage's output of one lane."""
@@ -239,28 +324,40 @@ class Programs:
         return view.features(view.network, batch.inputs)
 
     def _features(
-        self, learner_states, lanes: Lanes, drawn, data: DataArrays, rows, transform, stages: tuple[str, ...]
+        self, learner_states, lanes: Lanes, drawn, data: DataArrays | None, rows, transform, stages: tuple[str, ...]
     ):
         def lane(learner_state, values, drawn):
-            outputs = self.features_lane(learner_state, values, take_batch(data, transform, drawn, rows))
+            outputs = self.features_lane(learner_state, values, _batch(data, transform, drawn, rows))
             return {name: outputs[name] for name in stages}
 
         return jax.vmap(lane)(learner_states, lanes.values, drawn)
 
-    def view_probe_lane(self, probe: ViewProbe, learner_state, values, seed, batch: Batch, update) -> dict[str, Any]:
-        """What a view probe measures on one lane."""
+    def view_probe_lane(
+        self, probe: ViewProbe, learner_state, values, seed, batch: Batch, update, saved
+    ) -> dict[str, Any]:
+        """What a view probe measures on one lane; `saved` holds the networks it asks for."""
         learner = self.learner(values)
         key = named_key(root_key(seed), Purpose.PROBE, update, zlib.crc32(probe.name.encode()))
-        return dict(probe.function(learner.view(attach(learner_state, learner)), batch, key))
+        view = learner.view(attach(learner_state, learner))
+        return dict(probe.function(view, batch, key, saved) if probe.saves else probe.function(view, batch, key))
 
     def _view_probe(
-        self, learner_states, lanes: Lanes, drawn, data: DataArrays, rows, update, transform, probe: ViewProbe
+        self,
+        learner_states,
+        lanes: Lanes,
+        drawn,
+        saved,
+        data: DataArrays | None,
+        rows,
+        update,
+        transform,
+        probe: ViewProbe,
     ):
-        def lane(learner_state, values, seed, drawn):
-            batch = take_batch(data, transform, drawn, rows)
-            return self.view_probe_lane(probe, learner_state, values, seed, batch, update)
+        def lane(learner_state, values, seed, drawn, saved):
+            batch = _batch(data, transform, drawn, rows)
+            return self.view_probe_lane(probe, learner_state, values, seed, batch, update, saved)
 
-        return _map_lanes(lane, learner_states, lanes.values, lanes.seeds, drawn)
+        return _map_lanes(lane, learner_states, lanes.values, lanes.seeds, drawn, saved)
 
     def intervene_lane(
         self,
@@ -269,10 +366,11 @@ class Programs:
         learner_state: LearnerState,
         values,
         seed,
-        batch: Batch,
+        batch: Batch | None,
         number,
+        saved,
     ) -> LearnerState:
-        """One lane after the intervention, the `number`-th of the script."""
+        """One lane after the intervention, the `number`-th on its way; `saved` holds the networks it asks for."""
         learner = self.learner(values)
         attached = attach(learner_state, learner)
         key = named_key(root_key(seed), Purpose.INTERVENTION, number)
@@ -281,7 +379,8 @@ class Programs:
         def loss(network: Network) -> Array:
             return learner.view(attached).loss(network, batch, loss_key)
 
-        changed = detach(intervention(attached, key, Context(inputs=batch.inputs, loss=loss)))
+        seen = Context(saved=saved) if batch is None else Context(inputs=batch.inputs, loss=loss, saved=saved)
+        changed = detach(intervention(attached, key, seen))
         return changed if when is None else _select(when(attached), changed, learner_state)
 
     def _intervene(
@@ -289,18 +388,19 @@ class Programs:
         learner_states: LearnerState,
         lanes: Lanes,
         drawn,
-        data: DataArrays,
+        saved,
+        data: DataArrays | None,
         rows,
         number,
         transform: Transform,
         intervention: Intervention,
         when: Callable | None,
     ) -> LearnerState:
-        def lane(learner_state, values, seed, drawn):
-            batch = take_batch(data, transform, drawn, rows)
-            return self.intervene_lane(intervention, when, learner_state, values, seed, batch, number)
+        def lane(learner_state, values, seed, drawn, saved):
+            batch = None if rows is None else _batch(data, transform, drawn, rows)
+            return self.intervene_lane(intervention, when, learner_state, values, seed, batch, number, saved)
 
-        return _strong(jax.vmap(lane)(learner_states, lanes.values, lanes.seeds, drawn))
+        return _strong(jax.vmap(lane)(learner_states, lanes.values, lanes.seeds, drawn, saved))
 
 
 _made: OrderedDict[tuple, Programs] = OrderedDict()
@@ -308,7 +408,7 @@ _KEPT = 8
 """Structures whose programs are kept: packs of one structure come one after another."""
 
 
-def programs_for(make_learner: Callable[[Any], Learner], config: Any, source: Minibatch) -> Programs:
+def programs_for(make_learner: Callable[[Any], Learner], config: Any, source: Any) -> Programs:
     """The programs of this structure; packs that differ only in lane fields share them, compiled once."""
     place = (make_learner, type(config), canonical(structure(config)), source)
     programs = _made.pop(place, None) or Programs(make_learner, config, source)

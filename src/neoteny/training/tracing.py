@@ -1,0 +1,259 @@
+"""What tracing finds out about a pack's programs: names, shapes and costs. Nothing is compiled or computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+
+from neoteny.learners.learner import attach, detach
+from neoteny.probes.measurement import ViewProbe
+from neoteny.tasks.streams import Task
+from neoteny.training.clock import Clock
+from neoteny.training.events import Intervene, Probe
+from neoteny.training.ledger import count_flops, runs_convolution
+from neoteny.training.placing import AnyTask, PlacedData, alike, shown
+from neoteny.training.programs import Bank, Lanes, PackState, Programs
+
+
+def split_shapes(tree: Any) -> tuple[Any, Any]:
+    """A tree of shapes as (shapes, everything else)."""
+    return eqx.partition(tree, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
+
+
+def one_lane(learner: Any) -> tuple[Any, Any]:
+    """(shapes, everything else) of one lane of a pack's learner states, given as arrays or as shapes."""
+    dynamic, static = eqx.partition(learner, lambda x: eqx.is_array(x) or isinstance(x, jax.ShapeDtypeStruct))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), dynamic), static
+
+
+def signature(tree: Any) -> Hashable:
+    """Structure, shapes and types of a tree of arrays or shapes: equal for trees that programs cannot tell apart."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+class Tracer:
+    """Traces what the programs of a pack do to learner states of a given structure, once for tasks alike.
+
+    `learner` is the pack's learner states, or their shapes; an intervention may have changed their structure.
+    """
+
+    def __init__(self, programs: Programs, lanes: Lanes, source: Any, data: PlacedData, first_task: AnyTask):
+        self.first_task = first_task
+        self._programs, self._lanes, self._source, self._data = programs, lanes, source, data
+        self.values = {name: column[0] for name, column in lanes.values.items()}
+        self.seed = lanes.seeds[0]
+        self._found: dict[tuple, Any] = {}
+
+    def initial(self) -> PackState:
+        """The shapes of the pack's state before the first task."""
+        return jax.eval_shape(self._programs.init, self._lanes)
+
+    def _once(self, what: Hashable, task: AnyTask, learner: Any, compute: Callable[[Any, Any], Any]) -> Any:
+        """compute(shapes, static) of one lane, once for each structure of the state and shape of the data."""
+        shapes, static = one_lane(learner)
+        place = (what, signature(learner), alike(task))
+        if place not in self._found:
+            self._found[place] = compute(shapes, static)
+        return self._found[place]
+
+    def batch_shape(self, task: AnyTask, size: int) -> Any:
+        """The shapes of a batch of `size`; from an environment, of experience to look at."""
+        if isinstance(task, Task):
+            return jax.eval_shape(
+                lambda seed, data: self._programs.batch_lane(seed, data, task.transform, size),
+                self.seed,
+                self._data.data(task),
+            )
+
+        def sample(key, clock):
+            state = self._source.init(shown(task), key)
+            return self._source.sample(state, shown(task), clock, key, size)
+
+        return jax.eval_shape(sample, jax.random.key(0), Clock.start())
+
+    def acting_flops(self, task: AnyTask, learner: Any) -> float:
+        """Operations of one lane's policy in one step of one environment; 0 for data."""
+        if isinstance(task, Task):
+            return 0.0
+
+        def act(state, values, batch):
+            acting = self._programs.learner(values).act
+            if acting is None:
+                raise ValueError("this learner gives no actions, so it cannot be trained in an environment")
+            return acting(state, batch.inputs, jax.random.key(0))
+
+        return self.flops("act", act, task, 1, learner)
+
+    def metric_names(self, task: AnyTask, learner: Any) -> tuple[str, ...]:
+        """Names of the training metrics an update gives."""
+
+        def find(shapes: Any, static: Any) -> tuple[str, ...]:
+            return tuple(jax.eval_shape(self._update(static), shapes, self._training_batch(task))[1])
+
+        return self._once("metrics", task, learner, find)
+
+    def update_flops(self, task: AnyTask, learner: Any) -> float:
+        """Operations of one update of one lane."""
+
+        def count(shapes: Any, static: Any) -> float:
+            return count_flops(self._update(static), shapes, self._training_batch(task))
+
+        return self._once("update", task, learner, count)
+
+    def lane_by_lane(self, task: AnyTask, learner: Any) -> bool:
+        """Whether lanes are computed one after another and updates outside loops: on a CPU, where XLA's convolution is
+        an order of magnitude slower inside a loop, and slower again with weights that differ by lane.
+        """
+        platform = jax.default_backend()
+
+        def find(shapes: Any, static: Any) -> bool:
+            return runs_convolution(self._update(static), shapes, self._training_batch(task), platform=platform)
+
+        return platform == "cpu" and self._once("convolves", task, learner, find)
+
+    def _training_batch(self, task: AnyTask) -> Any:
+        if isinstance(task, Task):
+            return self.batch_shape(task, self._source.batch_size)
+
+        def step(key, clock):
+            def act(observations, key):
+                return jnp.zeros(observations.shape[0], jnp.int32)
+
+            return self._source.next(self._source.init(shown(task), key), shown(task), act, clock, key)[1]
+
+        return jax.eval_shape(step, jax.random.key(0), Clock.start())
+
+    def _update(self, static: Any) -> Callable:
+        def update(dynamic, batch):
+            state = eqx.combine(dynamic, static)
+            new, metrics = self._programs.update_lane(state, batch, self.values, self.seed, 0, 0)
+            return eqx.filter(new, eqx.is_array), metrics
+
+        return update
+
+    def flops(self, what: Hashable, function: Callable, task: AnyTask, size: int, subject: Any) -> float:
+        """Operations of function(subject, values, batch) for one lane and a batch of `size`; `what` names it.
+
+        subject: the learner states, or a tree that holds them.
+        """
+
+        def count(shapes: Any, static: Any) -> float:
+            return count_flops(
+                lambda d, v, b: function(eqx.combine(d, static), v, b),
+                shapes,
+                self.values,
+                self.batch_shape(task, size),
+            )
+
+        return self._once((what, size), task, subject, count)
+
+    def view_probe_flops(self, probe: ViewProbe, task: AnyTask, size: int, learner: Any, saved: Bank) -> float:
+        """Operations of a view probe on one lane and `size` rows."""
+        return self.flops(probe, self._view_probe(probe), task, size, (learner, dict(saved)))
+
+    def intervention_flops(self, event: Intervene, task: AnyTask, learner: Any, saved: Bank) -> float:
+        """Operations of an intervention on one lane, with what it looks at."""
+
+        def lane(subject, values, batch):
+            state, saved = subject
+            changed = self._programs.intervene_lane(
+                event.intervention, event.when, state, values, self.seed, batch, 0, saved
+            )
+            return eqx.filter(changed, eqx.is_array)
+
+        rows = min(event.samples, len(task.rows("train"))) if isinstance(task, Task) else event.samples
+        return self.flops((event.intervention, event.when), lane, task, rows, (learner, dict(saved)))
+
+    def _view_probe(self, probe: ViewProbe) -> Callable:
+        def lane(subject, values, batch):
+            state, saved = subject
+            return self._programs.view_probe_lane(probe, state, values, self.seed, batch, 0, saved)
+
+        return lane
+
+    def stage_names(self, task: AnyTask, learner: Any) -> tuple[str, ...]:
+        """The network's stages, in its order."""
+
+        def find(shapes: Any, static: Any) -> tuple[str, ...]:
+            names: list[str] = []
+
+            def trace(dynamic, values, batch):
+                outputs = self._programs.features_lane(eqx.combine(dynamic, static), values, batch)
+                names.extend(outputs)  # jax would give the names back sorted, and their order is the network's
+                return outputs
+
+            jax.eval_shape(trace, shapes, self.values, self.batch_shape(task, 1))
+            return tuple(names)
+
+        return self._once("stages", task, learner, find)
+
+    def check_outputs(self, task: AnyTask, learner: Any) -> None:
+        """ValueError if the network has fewer outputs than the task has classes or actions."""
+        classes = task.data.classes if isinstance(task, Task) else task.specification.actions
+        if classes is None:
+            return
+
+        def find(shapes: Any, static: Any) -> int:
+            outputs = jax.eval_shape(
+                lambda d, v, b: self._programs.learner(v).predict(eqx.combine(d, static), b.inputs),
+                shapes,
+                self.values,
+                self.batch_shape(task, 2),
+            )
+            return outputs.shape[-1]
+
+        outputs = self._once("outputs", task, learner, find)
+        if outputs < classes:
+            name, what = (task.data.name, "classes") if isinstance(task, Task) else (task.name, "actions")
+            raise ValueError(f"the network has {outputs} outputs and {name} has {classes} {what}")
+
+    def check_probes(self, event: Probe, learner: Any, bank: Bank) -> None:
+        """Trace the view probes, so that one that does not fit fails before anything is computed."""
+        task = event.task
+        rows = event.samples
+        if isinstance(task, Task):
+            rows = min(len(task.rows(event.split)), event.samples or len(task.rows(event.split)))
+        assert rows is not None, "in an environment, samples is checked before"
+        for probe in event.probes:
+            if isinstance(probe, ViewProbe):
+                lane = self._view_probe(probe)
+
+                def trace(shapes: Any, static: Any, lane: Callable = lane) -> None:
+                    jax.eval_shape(
+                        lambda d, v, b: lane(eqx.combine(d, static), v, b),
+                        shapes,
+                        self.values,
+                        self.batch_shape(task, rows),
+                    )
+
+                saved = {name: bank[name] for name in probe.saves}
+                self._once(("fits", probe, rows), task, (learner, saved), trace)
+
+    def learner_text(self, task: Task) -> str:
+        """What the learner computes for one lane on a task, as lowered text, whoever wrote it.
+
+        Initialisation, one update, the switch to a task, scores and features.
+        """
+        learner = jax.eval_shape(self._programs.init_lane, self.values, self.seed)
+        dynamic, static = split_shapes(learner)
+
+        def everything(values, seed, dynamic, batch):
+            state = eqx.combine(dynamic, static)
+            learner = self._programs.learner(values)
+            switched = learner.switch(attach(state, learner), jnp.int32(0), None, jax.random.key(0))
+            computed = (
+                self._programs.init_lane(values, seed),
+                self._programs.update_lane(state, batch, values, seed, 0, 0),
+                detach(switched),
+                self._programs.score_lane(state, values, batch),
+                self._programs.features_lane(state, values, batch),
+            )
+            return eqx.filter(computed, eqx.is_array)
+
+        lowered = jax.jit(everything).lower(self.values, self.seed, dynamic, self._training_batch(task))
+        return lowered.as_text()
