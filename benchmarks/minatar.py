@@ -10,91 +10,87 @@ import argparse
 import json
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from contestants import Block, Process, alternate, spread
+from neoteny.lab.configs import Lane
+from neoteny.lab.study import Experiment
+from neoteny.learners import Learner, dqn, minatar_rmsprop
+from neoteny.networks import minatar as network
+from neoteny.tasks import DeviceExperience, LinearEpsilon, Stream, environments, minatar
+from neoteny.training.events import Event, Switch, Train
+from neoteny.training.runner import Runner, Tick
 
 GAME, CAPACITY, BATCH, FILLED = "breakout", 100_000, 32, 20_000
 EPSILON, DISCOUNT, TARGET_PERIOD, RATE = 0.1, 0.99, 1_000, 2.5e-4
 SHAPE, ACTIONS = (10, 10, 4), 6
+FOREVER = 10**8
+"""Updates in the script; the benchmark stops asking for ticks long before."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One lane."""
+
+    seed: Lane[int] = 0
+
+
+def _stream(config: Config) -> Stream:
+    return environments([minatar(GAME)])
+
+
+def _learner(config: Config) -> Learner:
+    return dqn(network(SHAPE, ACTIONS), minatar_rmsprop(RATE), double=False, target_period=TARGET_PERIOD)
+
+
+def _source(config: Config) -> DeviceExperience:
+    return DeviceExperience(
+        batch_size=BATCH,
+        capacity=CAPACITY,
+        learning_starts=FILLED,
+        discount=DISCOUNT,
+        epsilon=LinearEpsilon(EPSILON, EPSILON, 1),
+    )
+
+
+def _script(config: Config, tasks) -> tuple[Event, ...]:
+    return Switch(tasks[0]), Train(tasks[0], FOREVER, record_every=1_000)
+
+
+EXPERIMENT = Experiment("minatar", Config, lambda preset: {}, _stream, _learner, _script, _source)
 
 
 class Neoteny:
-    """Lanes in one compiled program: what a pack's chunk computes for an environment task."""
+    """What a user gets: a pack of lanes that a `Runner` trains on and on, with a record every 1,000 updates."""
 
     def __init__(self, lanes: int):
-        import jax
-        import jax.numpy as jnp
+        names = [f"lane-{seed}" for seed in range(lanes)]
+        self._ticks = Runner(EXPERIMENT, [Config(seed) for seed in range(lanes)], names).ticks()
+        self._loss, quiet, compiling = float("nan"), 0, 0.0
+        # Chunk lengths settle after the first chunks, and the record program is compiled at the first record.
+        while quiet < 3 or np.isnan(self._loss):
+            tick = self._next()
+            compiling += tick.compile_seconds
+            quiet = quiet + 1 if tick.compilations == 0 else 0
+        self.detail: dict[str, Any] = {"compile_seconds": compiling}
 
-        from neoteny.learners.dqn import dqn, minatar_rmsprop
-        from neoteny.learners.learner import detach
-        from neoteny.networks.minatar import minatar as network
-        from neoteny.tasks.environments import EnvironmentTask
-        from neoteny.tasks.experience import DeviceExperience, LinearEpsilon
-        from neoteny.tasks.gymnax_environments import minatar
-        from neoteny.training.clock import Clock
-        from neoteny.training.keys import Purpose, named_key, root_key
-
-        task = EnvironmentTask(GAME, minatar(GAME))
-        assert (task.specification.shape, task.specification.actions) == (SHAPE, ACTIONS)
-        learner = dqn(network(SHAPE, ACTIONS), minatar_rmsprop(RATE), double=False, target_period=TARGET_PERIOD)
-        source = DeviceExperience(
-            batch_size=BATCH, capacity=CAPACITY, learning_starts=FILLED, discount=DISCOUNT,
-            epsilon=LinearEpsilon(EPSILON, EPSILON, 1),
-        )  # fmt: skip
-        seeds = jnp.arange(lanes, dtype=jnp.int32)
-
-        def init(seed):
-            root = root_key(seed)
-            state = detach(learner.init(named_key(root, Purpose.INIT)))
-            return state, source.init(task, named_key(root, Purpose.DATA, 0))
-
-        def lane(state, seed, clock):
-            learner_state, source_state = state
-            key = named_key(root_key(seed), Purpose.BATCH, clock.task, clock.task_update)
-            source_state, batch, cost = source.next(
-                source_state, task, lambda o, k: learner.act(learner_state, o, k), clock, key
-            )
-            updated, metrics = learner.update(learner_state, batch, key)
-            updated = learner.periodic(updated, clock.tick())
-            return (detach(updated), source_state), metrics["loss"], cost
-
-        def chunk(state, clock, updates):
-            def body(carry):
-                state, clock, total, index = carry
-                step = jax.vmap(lambda s, seed: lane(s, seed, clock), out_axes=(0, 0, None))
-                state, loss, cost = step(state, seeds)
-                clock = clock.tick()
-                return state, clock._replace(env_step=clock.env_step + cost), total + loss.mean(), index + 1
-
-            carry = (state, clock, jnp.float32(0), jnp.int32(0))
-            state, clock, total, _ = jax.lax.while_loop(lambda c: c[-1] < updates, body, carry)
-            return state, clock, total / updates
-
-        self._lanes, self._jax, self._jnp = lanes, jax, jnp
-        self._chunk = jax.jit(chunk, donate_argnums=0)
-        self._state, self._clock, self._updates = jax.jit(jax.vmap(init))(seeds), Clock.start(), 50
-        start = time.perf_counter()
-        self._go(1)
-        self.detail: dict[str, Any] = {"compile_and_fill_seconds": time.perf_counter() - start}
-
-    def _go(self, updates: int) -> float:
-        self._state, self._clock, loss = self._chunk(self._state, self._clock, self._jnp.int32(updates))
-        return float(loss)
+    def _next(self) -> Tick:
+        tick = next(self._ticks)
+        losses = [record.value for record in tick.records if record.metric == "train_loss"]
+        self._loss = float(np.mean(losses)) if losses else self._loss
+        return tick
 
     def train(self, seconds: float) -> Block:
-        """Chunks of about half a second until the time is over."""
-        start, cpu, done, loss = time.perf_counter(), time.process_time(), 0, float("nan")
-        while (now := time.perf_counter() - start) < seconds:
-            if done:
-                self._updates = max(1, int(0.5 * done / now))
-            loss = self._go(self._updates)
-            done += self._updates
+        """Ticks until the time is over; one update a step of the environment."""
+        start, cpu, done = time.perf_counter(), time.process_time(), 0
+        while time.perf_counter() - start < seconds:
+            done += self._next().updates
         now = time.perf_counter() - start
-        return Block(now / (done * self._lanes), now, time.process_time() - cpu, loss)
+        return Block(now / done, now, time.process_time() - cpu, self._loss)
 
 
 class Torch:

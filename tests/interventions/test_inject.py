@@ -25,6 +25,7 @@ from neoteny.interventions import (
     reset,
 )
 from neoteny.learners import Batch, LearnerState, Origin, attach, init_stages, supervised
+from neoteny.learners.dqn import dqn
 from neoteny.networks import (
     BatchNorm,
     Chain,
@@ -35,20 +36,28 @@ from neoteny.networks import (
     Network,
     Norm,
     cnn,
+    head_per_task,
     injections,
+    minatar,
     mlp,
+    nature,
     split_trainable,
 )
 from neoteny.networks.activations import Activation, relu
 from neoteny.regularizers import L2, L2ToInit
+from neoteny.tasks.replay import Transitions
 from neoteny.training import Fork, Intervene, Save, Switch, Train
+from neoteny.training.clock import Clock
 from training_cases import EXPERIMENT, Config, finish, make_runner
 
 MLP = mlp(7, [6, 5], 3)
 CNN = cnn((6, 6, 2), 3, channels=(3,), dense=(5,))
-CASES = [(MLP, (7,), ("hidden1", "hidden2", "head")), (CNN, (6, 6, 2), ("conv1", "dense1", "head"))]
-EVERY_SPLIT = [(maker, shape, names[split]) for maker, shape, names in CASES for split in range(3)]
-ENCODER_AND_HEAD = [(maker, shape, names[1]) for maker, shape, names in CASES]
+MINATAR = minatar((6, 6, 2), 3, channels=3, width=5)
+NATURE = nature(3, input_shape=(36, 36, 1), width=5)
+EVERY_SPLIT = [(MLP, (7,), stage) for stage in ("hidden1", "hidden2", "head")]
+EVERY_SPLIT += [(MINATAR, (6, 6, 2), stage) for stage in ("conv1", "dense1", "head")]
+EVERY_SPLIT += [(NATURE, (36, 36, 1), "dense1")]
+ENCODER_AND_HEAD = [(maker, shape, stage) for maker, shape, stage in EVERY_SPLIT if stage in ("hidden2", "dense1")]
 
 
 def inputs(shape, rows=256, seed=0):
@@ -274,8 +283,16 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize(("maker", "shape", "stage"), [*ENCODER_AND_HEAD, (MLP, (7,), "hidden1")])
+@pytest.mark.parametrize(
+    ("maker", "shape", "stage", "optimizer"),
+    [
+        *((MLP, (7,), "hidden2", name) for name in OPTIMIZERS),
+        (MLP, (7,), "hidden1", "adamw"),
+        (MINATAR, (6, 6, 2), "dense1", "adamw"),
+        (MINATAR, (6, 6, 2), "conv1", "momentum"),
+        (NATURE, (36, 36, 1), "dense1", "rmsprop"),
+    ],
+)
 def test_frozen_heads_keep_every_bit_under_decay_momentum_and_clipping(maker, shape, stage, optimizer):
     learner = supervised(maker, OPTIMIZERS[optimizer], before=optax.clip_by_global_norm(0.05), regularizer=L2(1e-3))
     state, _ = run(learner, learner.init(KEY), shape, 3)
@@ -287,6 +304,43 @@ def test_frozen_heads_keep_every_bit_under_decay_momentum_and_clipping(maker, sh
             fresh, trained = bits(old.heads[-1]), bits(new.heads[-1])
             assert all(fresh[path] != trained[path] for path in fresh)
         state = after
+
+
+def test_q_learning_with_its_target():
+    learner = dqn(
+        MINATAR,
+        optax.chain(optax.add_decayed_weights(0.1), optax.rmsprop(1e-2, centered=True, momentum=0.9)),
+        target_period=4,
+        before=optax.clip_by_global_norm(0.1),
+    )
+    update = eqx.filter_jit(lambda s, b, k, c: learner.periodic(learner.update(s, b, k)[0], c))
+    clock = Clock.start()
+
+    def train(state, steps):
+        nonlocal clock
+        for step in range(steps):
+            clock = clock.tick()
+            seen, after = (inputs((6, 6, 2), 16, 2 * int(clock.update) + i).astype(jnp.float32) for i in (0, 1))
+            actions = batch((6, 6, 2), step).targets
+            rewards, discounts = seen[:, 0, 0, 0], jnp.full(16, 0.9)
+            state = update(state, Transitions(seen, actions, rewards, discounts, after), KEY, clock)
+        return state
+
+    state = train(learner.init(KEY), 6)  # two updates after a copy: the networks differ
+    assert bits(state.networks["online"]) != bits(state.networks["target"])
+    x = inputs((6, 6, 2)).astype(jnp.float32)
+    before = {name: network(x).output for name, network in state.networks.items()}
+    injected = inject(state, KEY, stage="dense1")
+    for name, network in injected.networks.items():
+        np.testing.assert_array_equal(network(x).output, before[name])
+    one = train(injected, 1)
+    assert bits(one.networks["target"]) == bits(injected.networks["target"])
+    copied = train(one, 1)  # the eighth update copies all, the frozen head too
+    assert bits(copied.networks["target"]) == bits(copied.networks["online"])
+    later = train(copied, 3)
+    for old, new in zip(head_of(injected, "dense1"), head_of(later, "dense1"), strict=True):
+        assert bits((old.heads[0], old.negatives)) == bits((new.heads[0], new.negatives))
+        assert bits(old.heads[1]) != bits(new.heads[1])
 
 
 def test_clipping_by_the_global_norm_sees_trained_parameters_only():
@@ -621,9 +675,10 @@ def test_a_run_killed_before_or_after_any_injection_goes_on_bit_for_bit():
     earlier = whole.state.learner.networks["online"].stage("head").heads[0].layer
     counts = np.asarray(injections(earlier))
     assert 0 < counts.sum() < 4  # some lanes met the condition, not all
-    stops = {n for n, tick in enumerate(ticks) if tick.kind == "intervene"}
+    stops = [n for n, tick in enumerate(ticks) if tick.kind == "intervene"]
     assert len(stops) == 4
-    for stop in sorted(stops | {n + 1 for n in stops}):
+    _, gated, earlier_stage, in_branch = stops
+    for stop in (gated, gated + 1, earlier_stage, earlier_stage + 1, in_branch + 1):
         first = make_runner(configs, experiment=experiment)
         source, kept = first.ticks(), []
         for _ in range(stop):
@@ -651,6 +706,12 @@ def test_layer_norm_stages_are_injected_too():
     x = inputs((7,))
     after = inject(state, KEY, stage="hidden1")
     np.testing.assert_array_equal(after.networks["target"](x).output, state.networks["target"](x).output)
+
+
+def test_heads_by_task_are_refused():
+    state = two_networks(head_per_task(MLP, (3, 3)))
+    with pytest.raises(ValueError, match="a head for each task"):
+        inject(state, KEY, stage="hidden2")
 
 
 def test_a_stage_the_learner_freezes_stays_frozen():

@@ -24,6 +24,7 @@ from neoteny.interventions.intervention import EMPTY, Intervention
 from neoteny.interventions.reset import ONLINE
 from neoteny.learners.learner import LearnerState
 from neoteny.networks.dense import Dense
+from neoteny.networks.heads import Heads
 from neoteny.networks.injected import Folded, Injected
 from neoteny.networks.network import Frozen, Layer, Maker, Network, Statistic, as_network, split_trainable
 
@@ -181,6 +182,10 @@ def _position(network: Network, stage: str | int) -> int:
         position = int(stage) % len(network.names)
     else:
         raise TypeError(f"stage must be a stage's name or its position, not {stage!r}")
+    if isinstance(network.stages[-1], Heads):
+        raise ValueError(
+            "a network with a head for each task cannot be injected: the heads of a pair do not follow tasks"
+        )
     opened = network.stages[position]
     if isinstance(opened, Injected) and not opened.opens:
         opening = (n for n, s in zip(network.names, network.stages, strict=True) if isinstance(s, Injected) and s.opens)

@@ -115,7 +115,7 @@ def _measure(checkpoint: Checkpoint, options: Options):
     use_compilation_cache()
     try:
         # Once to see which arms can be made and how long the run's own training is, then with the script decided.
-        draft = continued(checkpoint, options.lanes, lambda tasks, task: ())
+        draft = continued(checkpoint, options.lanes, lambda tasks, own: ())
         task = draft.here.task
         assert task is not None
         names = draft.state.learner.networks["online"].names
@@ -123,14 +123,14 @@ def _measure(checkpoint: Checkpoint, options: Options):
         if stage not in names:
             raise UsageError(f"--stage {stage!r} is no stage of the network; its stages are {', '.join(names)}")
         arms, left_out = _possible(draft, _arms(stage, names), task)
-        going = task if options.task == "current" else _next(draft, task)
+        begins = options.task == "next"
+        going = _next(draft.tasks, task, draft) if begins else task
         horizon = options.horizon or _trained(checkpoint)
         part = -(-horizon // PARTS)
 
         def script(tasks: tuple[Task, ...], own: Task) -> tuple[Event, ...]:
-            del tasks
-            on = own if going is task else going
-            then = (*(() if on is own else (Switch(on),)), Train(on, horizon, record_every=part))
+            on = _next(tasks, own, draft) if begins else own
+            then = (*((Switch(on),) if begins else ()), Train(on, horizon, record_every=part))
             branches: dict[str, tuple[Event, ...]] = {
                 name: () if arm is None else (Intervene(arm),) for name, arm in arms.items()
             }
@@ -153,7 +153,7 @@ def _measure(checkpoint: Checkpoint, options: Options):
         horizon=horizon,
         lanes=options.lanes,
         stage=stage,
-        task=f"{going.name}, {'begun anew' if going is not task else 'under way'}",
+        task=f"{going.name}, {'begun anew' if begins else 'under way'}",
         margin=options.margin,
         configuration=config_to_json(checkpoint.plan.runs[checkpoint.run].config),
         environment={"neoteny": __version__},
@@ -172,17 +172,17 @@ def _trained(checkpoint: Checkpoint) -> int:
     return max(trained[-1], PARTS) if trained else DEFAULT_HORIZON
 
 
-def _next(runner: Runner, task: Task) -> Task:
+def _next(tasks: Sequence[Task], own: Task, runner: Runner) -> Task:
     """The task after this one; where the stream has ended, a new draw of it, if it draws anything."""
     import jax
 
-    after = [each for each in runner.tasks if each.index == task.index + 1]
+    after = [each for each in tasks if each.index == own.index + 1]
     if after:
         return after[0]
-    if not jax.tree.leaves(runner.changes.draw(task)):
+    if not jax.tree.leaves(runner.changes.draw(runner.tasks[tasks.index(own)])):
         raise UsageError("--task next: the stream has ended, and its last task draws nothing that could be drawn anew")
-    draw = max(each.draw for each in runner.tasks) + 1
-    return replace(task, name=f"{task.name}, drawn anew", index=task.index + 1, draw=draw)
+    draw = max(each.draw for each in tasks) + 1
+    return replace(own, name=f"{own.name}, drawn anew", index=own.index + 1, draw=draw)
 
 
 def _possible(

@@ -56,12 +56,17 @@ def dqn(
 
     def trained(network: Network) -> PyTree:
         stages = zip(network.names, network.stages, strict=True)
-        return {name: split_trainable(stage)[0] for name, stage in stages}
+        parameters = {name: split_trainable(stage)[0] for name, stage in stages}
+        return {name: held for name, held in parameters.items() if jax.tree.leaves(held)}
+
+    def remember(networks: dict[str, Network]) -> PyTree:
+        network = networks[ONLINE]
+        return {"penalty": penalty.init(network), "rule": rule.init(trained(network))}
 
     def init(key) -> LearnerState:
         network = make(key)
-        memory = {"penalty": penalty.init(network), "rule": rule.init(trained(network))}
         networks = {ONLINE: network, TARGET: network}
+        memory = remember(networks)
         return LearnerState(networks, {ONLINE: init_stages(optimizer, network)}, memory, ((TARGET, ONLINE),), origin)
 
     def action_values(network: Network, observations: Array) -> Array:
@@ -138,7 +143,7 @@ def dqn(
 
         return View(state.networks[ONLINE], loss, optimizer, features, make)
 
-    origin = Origin({ONLINE: make}, {ONLINE: optimizer})
+    origin = Origin({ONLINE: make}, {ONLINE: optimizer}, remember)
     return Learner(init, update, predict, score, switch, view, origin, act, periodic)
 
 

@@ -39,7 +39,9 @@ from neoteny.networks.initializers import (
 )
 from neoteny.networks.injected import Folded, Injected, injections
 from neoteny.networks.lru import LRU, DenseRecurrence, InitScale, LadderMixer, Parameterization, Rung
+from neoteny.networks.minatar import minatar
 from neoteny.networks.mlp import MLP, mlp
+from neoteny.networks.nature import Nature, SharedBias, nature
 from neoteny.networks.network import (
     Branches,
     Chain,
@@ -112,6 +114,7 @@ __all__ = [
     "MaxPool2d",
     "Method",
     "Mixer",
+    "Nature",
     "Network",
     "Norm",
     "Normalizer",
@@ -129,6 +132,7 @@ __all__ = [
     "Rung",
     "SequenceDropout",
     "SequenceNetwork",
+    "SharedBias",
     "Shortcut",
     "Spectrum",
     "Statistic",
@@ -148,8 +152,10 @@ __all__ = [
     "injections",
     "leaky_relu",
     "lecun",
+    "minatar",
     "mlp",
     "named_key",
+    "nature",
     "orthogonal",
     "output_size",
     "recurrence_step",

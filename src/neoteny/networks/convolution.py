@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from functools import reduce
+from functools import partial, reduce
 from typing import Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -25,6 +26,13 @@ from neoteny.networks.network import Layer
 
 Sizes = int | Sequence[int]
 """One number for height and width, or (height, width)."""
+
+
+Pads = tuple[tuple[int, int], ...]
+"""Zeros (before, after) along height and along width."""
+
+PARTS = 4
+"""Parts of the batch that a kernel's gradient is summed over on CPU; see benchmarks/resnet.md."""
 
 
 class Padding(enum.StrEnum):
@@ -91,7 +99,7 @@ def convolve(
         return columns @ weight.reshape(-1, weight.shape[-1])
 
     def convolution(x: Array, weight: Array) -> Array:
-        return lax.conv_general_dilated(x, weight, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return _convolution(x, weight, strides, pads)
 
     if lowering is Lowering.PATCHES:
         return patches(x, weight)
@@ -99,6 +107,35 @@ def convolve(
         return convolution(x, weight)
     # Both are traced, and only the one of the platform is lowered: it costs nothing when the program runs.
     return lax.platform_dependent(x, weight, cpu=patches, default=convolution)
+
+
+def _xla_convolution(x: Array, weight: Array, strides: tuple[int, int], pads: Pads) -> Array:
+    return lax.conv_general_dilated(x, weight, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2, 3))
+def _convolution(x: Array, weight: Array, strides: tuple[int, int], pads: Pads) -> Array:
+    """XLA's convolution, with the derivative by the kernel in a form whose transpose is fast on CPU."""
+    return _xla_convolution(x, weight, strides, pads)
+
+
+@_convolution.defjvp
+def _convolution_jvp(strides, pads, primals, tangents):
+    (x, weight), (dx, dweight) = primals, tangents
+
+    def whole(x: Array, dweight: Array) -> Array:
+        return _convolution(x, dweight, strides, pads)
+
+    def by_parts(x: Array, dweight: Array) -> Array:
+        # Transposed, this sums the kernel's gradient over parts of the batch: a long sum for a few outputs, which
+        # XLA:CPU computes on one core if it is one convolution, and on several if it is several.
+        parts = jnp.array_split(x, min(PARTS, x.shape[0]))
+        return jnp.concatenate([_convolution(part, dweight, strides, pads) for part in parts])
+
+    tangent = _convolution(dx, weight, strides, pads)
+    return _convolution(x, weight, strides, pads), tangent + lax.platform_dependent(
+        x, dweight, cpu=by_parts, default=whole
+    )
 
 
 def spatial_size(size: Sequence[int], window: Sizes, stride: Sizes, padding: PaddingLike) -> tuple[int, int]:
@@ -208,9 +245,7 @@ def _pool_padding(padding: PaddingLike, window: tuple[int, int]) -> Padding | in
     return padding
 
 
-def _pads(
-    size: tuple[int, ...], window: tuple[int, int], stride: tuple[int, int], padding: Padding | int
-) -> tuple[tuple[int, int], ...]:
+def _pads(size: tuple[int, ...], window: tuple[int, int], stride: tuple[int, int], padding: Padding | int) -> Pads:
     """Zeros (before, after) along height and along width; ValueError if the window does not fit."""
     if isinstance(padding, int):
         pads = ((padding, padding),) * 2
@@ -236,7 +271,7 @@ def _windows(
     x: Array,
     window: tuple[int, int],
     stride: tuple[int, int],
-    pads: tuple[tuple[int, int], ...],
+    pads: Pads,
     *,
     fill: float,
 ) -> list[Array]:

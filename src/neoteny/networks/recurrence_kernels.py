@@ -155,7 +155,7 @@ def fft(lam: LamArray, b: Inputs, initial: State, reset: Reset, *, reverse: bool
     if reverse:
         return jnp.flip(fft(lam, jnp.flip(b, 2), initial, None, reverse=False), 2)
     kernel = powers(lam, b.shape[2] + 1)
-    h = causal_convolution(kernel[:, None, :-1], b, axis=2)
+    h = causal_convolution(kernel[:, None, :-1], b)
     return h + kernel[:, None, 1:] * initial[:, :, None]
 
 
@@ -168,16 +168,19 @@ def powers(lam: Inexact[Array, "*shape state"], count: int) -> Inexact[Array, "*
     return result[..., :count, :]
 
 
-def causal_convolution(kernel: Inexact[Array, ...], u: Inexact[Array, ...], *, axis: int) -> Inexact[Array, ...]:
-    """y_k = sum_j kernel_j u_{k-j} along `axis`, both of that length; padded to twice the length, so nothing wraps."""
-    length = u.shape[axis]
+def causal_convolution(kernel: Inexact[Array, ...], u: Inexact[Array, ...]) -> Inexact[Array, ...]:
+    """y_k = sum_j kernel_j u_{k-j} along the second to last axis, as long in both; other axes broadcast.
+
+    Padded to twice the length, so that nothing wraps.
+    """
+    length = u.shape[-2]
     if jnp.iscomplexobj(kernel) or jnp.iscomplexobj(u):
         forward, inverse = jnp.fft.fft, jnp.fft.ifft
     else:
         forward, inverse = jnp.fft.rfft, jnp.fft.irfft
     size = 2 * length
-    y = inverse(forward(kernel, size, axis=axis) * forward(u, size, axis=axis), size, axis=axis)
-    return lax.slice_in_dim(y, 0, length, axis=axis).astype(jnp.result_type(kernel, u))
+    y = inverse(forward(kernel, size, axis=-2) * forward(u, size, axis=-2), size, axis=-2)
+    return y[..., :length, :].astype(jnp.result_type(kernel, u))
 
 
 # Stretches of time side by side --------------------------------------------------------------------------

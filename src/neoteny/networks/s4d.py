@@ -155,7 +155,7 @@ class S4D(RecurrentLayer):
 
     def __call__(self, x, *, train=False, key=None):
         def run(u):
-            return causal_convolution(self.kernel(u.shape[1]), u, axis=1) + self.D * u
+            return causal_convolution(self.kernel(u.shape[1]), u) + self.D * u
 
         return over_sequences(self, x, run, "S4D", self.width)
 

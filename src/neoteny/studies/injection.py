@@ -272,9 +272,12 @@ def settings_axes(preset: str) -> list[dict]:
     width, steps = (sizes.get(name, (getattr(Config, name),))[0] for name in ("width", "steps_per_task"))
     if preset == "quick":
         sizes["seed"] = tuple(range(5))
+    rates = {**sizes, "learning_rate": (Config.learning_rate / 4, Config.learning_rate * 4)}
+    if preset == "smoke":  # one program instead of five
+        return [rates]
     return [
         {**sizes, "steps_per_task": (steps // 2, 2 * steps)},
-        {**sizes, "learning_rate": (Config.learning_rate / 4, Config.learning_rate * 4)},
+        rates,
         {**sizes, "width": (width // 2, 2 * width)},
     ]
 
@@ -379,7 +382,8 @@ def growth_axes(preset: str) -> dict:
         sizes |= {"small": (8,), "large": (32,)}
     if preset == "quick":
         sizes |= {"tasks": (12,), "steps_per_task": (400,), "seed": tuple(range(6))}
-    return {**sizes, "arm": ("grow", "grow_whole", "large", "small")}
+    arms = ("grow", "large") if preset == "smoke" else ("grow", "grow_whole", "large", "small")
+    return {**sizes, "arm": arms}
 
 
 growth = Experiment("growth", GrowthConfig, growth_axes, growth_stream, growth_learner, growth_script, source)
@@ -649,6 +653,8 @@ def _along(frame: pl.DataFrame, axis: str) -> pl.DataFrame:
 
 
 def _gain_follows(frame: pl.DataFrame) -> Verdict:
+    if "tasks" not in frame.columns or (frame["tasks"] < 3).any():
+        return not_run("needs at least three tasks")
     expected = {"steps_per_task": Above(0.0), "learning_rate": Above(0.0), "width": Below(0.0)}
     parts = []
     for axis, expectation in expected.items():

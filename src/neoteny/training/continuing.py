@@ -37,13 +37,13 @@ def continued(
     """
     study, pack = checkpoint.study, checkpoint.pack
     experiment, config = study.experiment(pack.experiment), checkpoint.plan.runs[checkpoint.run].config
-    standing = _standing(checkpoint)
+    standing, position = _standing(checkpoint)
     lane = slice(checkpoint.lane, checkpoint.lane + 1)
     if not standing.alive[lane].all():
         raise UsageError(f"run {checkpoint.run} diverged before this; nothing can go on from it")
-    if standing.task is None:
-        raise UsageError(f"run {checkpoint.run} has begun no task here; take a later checkpoint")
-    task = standing.task
+    copies = [replace(config, seed=_seed(config.seed, number)) for number in range(lanes)]
+    planned = replace(experiment, script=lambda _, tasks: script(tasks, tasks[position]))
+    runner = Runner(planned, copies, [f"copy{number}" for number in range(lanes)])
     state = jax.tree.map(lambda leaf: leaf[lane] if eqx.is_array(leaf) else leaf, standing.state)
     if state.source is None and not isinstance(task, Task):
         raise UsageError(
@@ -52,12 +52,9 @@ def continued(
     if state.source is None:
         # The run's own draw of the task, in a runner of this run alone; the learner is not told of a new task.
         alone = Runner(experiment, [config], [checkpoint.run])
-        state = state._replace(source=alone.changes.switched(state, task, standing.clock).source)
-    copies = [replace(config, seed=_seed(config.seed, number)) for number in range(lanes)]
-    planned = replace(experiment, script=lambda _, tasks: script(tasks, task))
-    runner = Runner(planned, copies, [f"copy{number}" for number in range(lanes)])
+        state = state._replace(source=alone.changes.switched(state, alone.tasks[position], standing.clock).source)
     repeated = jax.tree.map(lambda leaf: jax.numpy.repeat(leaf, lanes, axis=0) if eqx.is_array(leaf) else leaf, state)
-    runner.begin(Standing(repeated, standing.clock, Ledger(lanes), np.ones(lanes, bool), task))
+    runner.begin(Standing(repeated, standing.clock, Ledger(lanes), np.ones(lanes, bool), runner.tasks[position]))
     return runner
 
 
@@ -66,15 +63,17 @@ def _seed(seed: int, number: int) -> int:
     return zlib.crc32(f"copy {number} of {seed}".encode()) & 0x7FFFFFFF
 
 
-def _standing(checkpoint: Checkpoint) -> Standing:
-    """Where the checkpoint's whole pack stood; without a source if it is a save."""
+def _standing(checkpoint: Checkpoint) -> tuple[Standing, int]:
+    """Where the checkpoint's whole pack stood, without a source if it is a save; and the place of its task in the
+    stream.
+    """
     whole = make_runner(checkpoint.study, checkpoint.plan, checkpoint.pack)
     store = Store(checkpoint.directory).pack(checkpoint.pack.name)
     manifest = checkpoint.manifest
     try:
         if checkpoint.save is None:
             whole.restore(Cursor(*manifest.cursor), store.state(manifest))
-            return whole.here
+            return whole.here, _place(checkpoint, whole, whole.here.task)
         if not whole.is_full(checkpoint.save):
             raise UsageError(
                 f"the save {checkpoint.save!r} holds networks only, and training needs the optimiser's state too; "
@@ -94,10 +93,17 @@ def _standing(checkpoint: Checkpoint) -> Standing:
     known = store.records(manifest)
     steps, frames = (np.asarray(known.column(name)) for name in ("step", "env_steps"))
     env_step = int(frames[steps <= update].max(initial=0))
-    index = 0 if task is None else task.index
-    clock = Clock(*(np.asarray(value, np.int32) for value in (update, env_step, index, 0)))
-    finite = _finite(learner.networks, count)
-    return Standing(state, clock, Ledger(count), finite, task)
+    place = _place(checkpoint, whole, task)
+    clock = Clock(*(np.asarray(value, np.int32) for value in (update, env_step, whole.tasks[place].index, 0)))
+    return Standing(state, clock, Ledger(count), _finite(learner.networks, count), task), place
+
+
+def _place(checkpoint: Checkpoint, runner: Runner, task: Task | None) -> int:
+    """Where in the stream the task begun last lies."""
+    for place, each in enumerate(runner.tasks):
+        if each is task:
+            return place
+    raise UsageError(f"run {checkpoint.run} has begun no task here; take a later checkpoint")
 
 
 def _finite(networks: Any, count: int) -> np.ndarray:

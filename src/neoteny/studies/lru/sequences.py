@@ -283,7 +283,7 @@ SMOKE = {
     "size": (8,), "examples": (40,), "depth": (1,), "width": (4,), "state": (4,), "batch": (8,), "steps": (5,),
     "seed": range(2),
 }  # fmt: skip
-QUICK = {"seed": range(5)}
+QUICK = {"steps": (400,), "seed": range(5)}
 PAPER = {"depth": (6,), "tested": (0,), "seed": range(3)}
 
 
@@ -319,7 +319,7 @@ def stability_axes(preset: str) -> dict | list[dict]:
         fields, _, _ = TABLE["scifar"]
         base = {"data": ("scifar",), **PAPER, **fields}
         return {**base, "model": models, "r_min": (0.0, 0.5, 0.9), "r_max": (0.9, 0.99, 0.999)}
-    return {**QUICK, "steps": (300,), "model": models, "r_min": (0.0, 0.9), "r_max": (0.9, 0.999)}
+    return {**QUICK, "steps": (300,), "model": models, "r_min": (0.9,), "r_max": (0.9, 0.999)}
 
 
 def discretisation_axes(preset: str) -> dict:
@@ -352,7 +352,7 @@ def text_axes(preset: str) -> list[dict]:
     elif preset == "paper":
         common = {"data": ("text",), **PAPER, **TABLE["text"][0]}
     else:
-        common = {**QUICK, "data": ("text",), "size": (512,), "steps": (800,), "batch": (32,)}
+        common = {**QUICK, "data": ("text",), "size": (512,), "steps": (600,), "batch": (32,)}
     return [{**common, "model": (model,), "r_min": (0.5,), "r_max": (0.9,)} for model in ("bag", "lru")]
 
 

@@ -1,0 +1,163 @@
+"""`neoteny diagnose`: copies of a stored run, from its last commit and from a full save."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from neoteny.cli import main
+from neoteny.errors import UsageError
+from neoteny.lab.checkpoint import find
+from neoteny.lab.diagnose import Scores, decide, scores_of
+from neoteny.lab.records import Record
+from neoteny.training.events import Save
+
+BEGUN = 100
+
+
+def record(arm, lane, step, metric, value):
+    return Record(f"copy{lane}", arm, 0, 0, 0, "", 0, step, 0, metric, "", value, 0.0, 0.0, 0.0, 0.0)
+
+
+def records_of(metric, tables):
+    """arm -> (lanes, parts) as training records."""
+    return [
+        record(arm, lane, BEGUN + 10 * (part + 1), f"train_{metric}", value)
+        for arm, table in tables.items()
+        for lane, values in enumerate(table)
+        for part, value in enumerate(values)
+    ]
+
+
+def test_gains_are_paired_and_of_the_last_part():
+    tables = {"control": [[0.1, 0.5], [0.2, 0.9]], "inject": [[0.3, 0.6], [0.2, 0.95]]}
+    scores = scores_of(records_of("accuracy", tables), ("control", "inject"), 2, BEGUN, {})
+    np.testing.assert_allclose(scores.gain("inject"), [0.1, 0.05])
+    np.testing.assert_allclose(scores.area_gain("inject"), [0.15, 0.025])
+    assert list(scores.updates) == [10, 20]
+    assert (scores.metric, scores.score_range) == ("accuracy", 1.0)
+
+
+def test_of_a_loss_less_is_better_and_its_range_is_what_was_seen():
+    tables = {"control": [[3.0, 2.0], [4.0, 2.0]], "inject": [[3.0, 1.0], [3.0, 1.5]]}
+    scores = scores_of(records_of("loss", tables), ("control", "inject"), 2, BEGUN, {})
+    np.testing.assert_allclose(scores.gain("inject"), [1.0, 0.5])
+    assert scores.score_range == 3.0
+
+
+def test_returns_are_means_over_episodes_and_held_where_none_ended():
+    returns = {"control": [[6.0, 0.0], [0.0, 2.0]], "inject": [[0.0, 9.0], [4.0, 4.0]]}
+    episodes = {"control": [[2.0, 0.0], [0.0, 1.0]], "inject": [[0.0, 3.0], [1.0, 2.0]]}
+    given = [*records_of("returns", returns), *records_of("episodes", episodes), *records_of("loss", returns)]
+    scores = scores_of(given, ("control", "inject"), 2, BEGUN, {})
+    np.testing.assert_allclose(scores.curves["control"], [[3.0, 3.0], [2.0, 2.0]])
+    np.testing.assert_allclose(scores.curves["inject"], [[3.0, 3.0], [4.0, 2.0]])
+    assert scores.metric == "return"
+    none = {arm: [[0.0, 0.0]] * 2 for arm in returns}
+    with pytest.raises(UsageError, match="no copy finished an episode"):
+        scores_of([*records_of("returns", none), *records_of("episodes", none)], ("control", "inject"), 2, BEGUN, {})
+
+
+def test_a_copy_that_diverged_counts_with_the_worst():
+    tables = {"control": [[0.4, 0.5]] * 2, "inject": [[0.3, 0.9]] * 2}
+    given = [
+        r for r in records_of("accuracy", tables) if not (r.run == "copy1" and r.branch == "inject" and r.step > 110)
+    ]
+    given.append(record("inject", 1, 120, "diverged", 117))
+    scores = scores_of(given, ("control", "inject"), 2, BEGUN, {})
+    np.testing.assert_allclose(scores.gain("inject"), [0.4, -0.2])
+    assert scores.diverged == {"inject": 1}
+    assert decide(scores, 0.05).answer == "undecided"
+
+
+def test_a_large_paired_gain_is_told():
+    lanes = np.random.default_rng(0).normal(0, 0.01, (8, 2))
+    curves = {"control": 0.3 + lanes, "inject": 0.6 - lanes}
+    assert decide(Scores("accuracy", curves, np.array([1, 2]), 1.0, {}, {}), 0.05).answer == "plasticity-limited"
+
+
+@pytest.fixture
+def saving(tiny, tmp_path, monkeypatch):
+    """A finished run of `tiny` that also keeps the whole learner at its end; its directory and a run."""
+
+    def script(config, tasks):
+        return (*tiny.script(config, tasks), Save("all", full=True))
+
+    experiment = replace(tiny.one, script=script)
+    monkeypatch.setattr(tiny, "STUDY", replace(tiny.STUDY, experiments=(experiment,)))
+    directory = tmp_path / "saving"
+    assert main(["run", "tiny", "--preset", "smoke", "--out", str(directory)]) == 0
+    return directory, next(iter(json.loads((directory / "plan.json").read_text())["runs"]))
+
+
+def test_copies_begin_where_the_run_stood_and_differ_in_what_is_drawn_later(saving):
+    from neoteny.training.continuing import continued
+
+    directory, run = saving
+    last, save = (continued(find(f"{directory}:{name}"), 3, lambda tasks, task: ()) for name in (run, f"{run}:all"))
+    assert int(last.clock.update) == int(save.clock.update) == 10
+    assert len(set(np.asarray(last.lanes.seeds))) == 3
+    for one, other in zip(jax.tree.leaves(last.state.learner), jax.tree.leaves(save.state.learner), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for runner in (last, save):
+        for leaf in jax.tree.leaves((runner.state.learner, runner.state.source.drawn)):
+            assert leaf.shape[0] == 3
+            np.testing.assert_array_equal(leaf, np.broadcast_to(leaf[:1], leaf.shape))
+    for one, other in zip(*(jax.tree.leaves(r.state.source.drawn) for r in (last, save)), strict=True):
+        np.testing.assert_array_equal(one, other)  # the labels the run learned, not new ones
+
+
+@pytest.mark.parametrize("place", ["", ":all"])
+def test_a_diagnosis_from_the_command_line(saving, tmp_path, capsys, place):
+    directory, run = saving
+    out = tmp_path / "page"
+    arguments = ["diagnose", f"{directory}:{run}{place}", "--horizon", "20", "--lanes", "3", "--out", str(out)]
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert told.splitlines()[0].split(":")[0] in ("plasticity-limited", "not limited", "undecided")
+    found = json.loads((out / "diagnosis.json").read_text())
+    assert found["answer"] in told
+    assert found["n"] == 3
+    assert list(found["arms"]) == ["control", "inject", "reset", "placebo"]
+    control, placebo = found["arms"]["control"], found["arms"]["placebo"]
+    assert placebo["area"] == pytest.approx(control["area"], abs=0.02)  # one draw for both, up to rounding
+    page = (out / "report.html").read_text()
+    assert found["answer"] in page
+    assert "<svg" in page or "data:image/svg" in page
+    again = tmp_path / "again"
+    assert main([*arguments[:-1], str(again)]) == 0
+    assert json.loads((again / "diagnosis.json").read_text()) == found
+
+
+def test_the_next_task_is_a_new_draw_where_the_stream_has_ended(saving, tmp_path):
+    directory, run = saving
+    out = tmp_path / "next"
+    assert (
+        main(["diagnose", f"{directory}:{run}", "--task", "next", "--horizon", "20", "--lanes", "2", "--out", str(out)])
+        == 0
+    )
+    assert "drawn anew" in (out / "report.html").read_text()
+
+
+def test_what_cannot_be_diagnosed_is_told_in_one_line(saving, capsys):
+    directory, run = saving
+    for rest, words in (
+        ([f"{directory}:nothing"], "has no run 'nothing'"),
+        ([f"{directory}:{run}:other"], "has no save 'other'"),
+        ([f"{directory}:{run}:last/of it"], "holds networks only"),
+        ([f"{directory}:{run}", "--lanes", "1"], "--lanes must be at least 2"),
+        ([f"{directory}:{run}", "--horizon", "3"], "--horizon must be at least 10"),
+        ([f"{directory}:{run}", "--margin", "0"], "--margin must be positive"),
+        ([f"{directory}:{run}", "--stage", "body"], "its stages are hidden1, head"),
+        ([f"{directory}:{run}", "--task", "last"], "--task takes one of current, next"),
+        ([], "needs a checkpoint"),
+    ):
+        assert main(["diagnose", *rest]) == 2
+        told = capsys.readouterr().err
+        assert words in told
+        assert len(told.strip().splitlines()) == 1
+    assert not (directory / "diagnoses").exists()
