@@ -302,7 +302,7 @@ def test_two_levels_of_lanes_and_an_inner_axis(double):
     np.testing.assert_allclose(mapped[:, :, 1, :, :][:, 0], diagonal_recurrence(2 * lam, b), atol=1e-12)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(length=st.integers(1, 40), chunks=st.integers(1, 50), reverse=st.booleans())
 def test_any_number_of_stretches_gives_the_same(length, chunks, reverse):
     from neoteny.networks.recurrence_kernels import chunked

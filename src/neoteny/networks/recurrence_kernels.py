@@ -58,21 +58,22 @@ def leaving(reset: Reset, *, reverse: bool) -> Reset:
 
 # One step after another -----------------------------------------------------------------------------------
 #
-# The loop carries the array it overwrites: b becomes h in place, so that nothing is allocated, and each step touches
-# what the step before brought into the cache. Batch-major slices cost no more than time-major ones; transposing does.
+# The loop writes an array that it never reads. Overwriting b (or the cotangent) in place saves an allocation, but XLA then
+# may copy the whole array at every step, to read a slice after it was written: 3 s instead of 10 ms for both passes.
+# Batch-major slices cost no more than time-major ones; transposing does.
 
 
 def sequential(lam: LamArray, b: Inputs, initial: State, reset: Reset, *, reverse: bool) -> Inputs:
-    """Step by step, in place."""
+    """Step by step."""
     length, factor = b.shape[2], lam[:, None]
 
     def step(count, carry):
         h, array = carry
         k = length - 1 - count if reverse else count
-        h = factor * _unless(reset, k, h) + _at(array, k)
+        h = factor * _unless(reset, k, h) + _at(b, k)
         return h, _put(array, h, k)
 
-    return lax.fori_loop(0, length, step, (initial, b))[1]
+    return lax.fori_loop(0, length, step, (initial, jnp.zeros_like(b)))[1]
 
 
 def sequential_tangent(
@@ -92,17 +93,17 @@ def sequential_tangent(
     def step(count, carry):
         t, before, array = carry
         k = length - 1 - count if reverse else count
-        t = factor * _unless(reset, k, t) + change * _unless(reset, k, before) + _at(array, k)
+        t = factor * _unless(reset, k, t) + change * _unless(reset, k, before) + _at(b_tangent, k)
         return t, _at(h, k), _put(array, t, k)
 
-    return lax.fori_loop(0, length, step, (initial_tangent, initial, b_tangent))[2]
+    return lax.fori_loop(0, length, step, (initial_tangent, initial, jnp.zeros_like(b_tangent)))[2]
 
 
 def sequential_cotangent(
     lam: LamArray, h: Inputs, initial: State, reset: Reset, cotangent: Inputs, *, reverse: bool
 ) -> tuple[LamArray, Inputs, State]:
-    """The transpose of `sequential_tangent` in one pass: d_k = lam d_{k+1} + g_k in place, and the sum of h_{k-1} d_k
-    on the way. No conjugates: JAX's cotangents are those of the bilinear pairing.
+    """The transpose of `sequential_tangent` in one pass: d_k = lam d_{k+1} + g_k, and the sum of h_{k-1} d_k on
+    the way. No conjugates: JAX's cotangents are those of the bilinear pairing.
     """
     length, factor = cotangent.shape[2], lam[:, None]
 
@@ -112,12 +113,12 @@ def sequential_cotangent(
         before = k + 1 if reverse else k - 1
         inside = before < length if reverse else before >= 0
         entering = jnp.where(inside, _at(h, jnp.clip(before, 0, length - 1)), initial)
-        d = passed + _at(array, k)
+        d = passed + _at(cotangent, k)
         total = total + _unless(reset, k, entering) * d
         return factor * _unless(reset, k, d), total, _put(array, d, k)
 
     zero = jnp.zeros_like(initial)
-    passed, total, array = lax.fori_loop(0, length, step, (zero, zero, cotangent))
+    passed, total, array = lax.fori_loop(0, length, step, (zero, zero, jnp.zeros_like(cotangent)))
     return jnp.sum(total, axis=1), array, passed
 
 
