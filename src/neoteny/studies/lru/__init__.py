@@ -21,7 +21,10 @@ from neoteny.studies.lru.toys import filters, phase, theory
 
 PRESETS = {
     "smoke": "seconds, to see that everything works; its numbers mean nothing",
-    "quick": "5 seeds, 16x16 digits pixel by pixel",
+    "quick": (
+        "reduced: 16x16 digits pixel by pixel, two blocks of width 64, 300 to 600 updates, 5 seeds; "
+        "planned for less than an hour on two CPU cores"
+    ),
     "paper": "the paper's table of settings on the Long Range Arena, 3 seeds, for GPUs",
 }
 
