@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
 
 from device_loop import Corridor
 from neoteny.tasks.environments import Emulators, EnvironmentTask, HostEnvironment, HostStep, Specification
-from neoteny.tasks.experience import LinearEpsilon
+from neoteny.tasks.experience import LinearEpsilon, as_network_sees, network_input
 from neoteny.tasks.host_experience import ATARI, HostExperience
+from neoteny.training.clock import Clock
 
 
 @dataclass(frozen=True)
@@ -210,9 +212,74 @@ def test_evaluation_has_its_own_emulators_and_changes_nothing():
     np.testing.assert_array_equal(play.next(policy, 1)[0].observations, untouched.next(policy, 1)[0].observations)
 
 
-def test_a_million_atari_frames_fit_in_memory():
-    import jax
+@dataclass(frozen=True)
+class HostMaze(HostEnvironment):
+    """The maze of `device_loop`, on the host, in bytes."""
 
+    life_loss: bool = True
+
+    @property
+    def specification(self):
+        return Specification((5,), "uint8", 2, 7)
+
+    def start(self, count, seed):
+        return HostMazeEmulators(count, seed)
+
+
+class HostMazeEmulators(Emulators):
+    def __init__(self, count, seed):
+        self.rng, self.place, self.time = np.random.default_rng(seed), np.zeros(count, int), np.zeros(count, int)
+
+    def shown(self):
+        return 255 * np.eye(5, dtype=np.uint8)[self.place]
+
+    def reset(self, which=None):
+        which = np.arange(len(self.place)) if which is None else which
+        self.place[which], self.time[which] = self.rng.integers(0, LAST, len(which)), 0
+        return self.shown()[which]
+
+    def step(self, actions):
+        reward = np.asarray(REWARD, np.float32)[self.place, actions]
+        self.place, self.time = np.asarray(NEXT)[self.place, actions], self.time + 1
+        over = self.place == LAST
+        return HostStep(self.shown(), reward, over, (self.time >= 7) & ~over, np.zeros(len(over), bool))
+
+    def close(self):
+        pass
+
+
+def test_learning_from_host_experience_finds_the_optimal_values():
+    """Episodes are cut off by the time limit and by segments, which must leave no trace in the values."""
+    source = HostExperience(
+        envs=2, period=1, stack=1, learning_starts=200, capacity=2_000, segment=40, discount=0.9, reward_bound=None,
+        epsilon=LinearEpsilon(1.0, 0.9, 10),
+    )  # fmt: skip
+    learner = dqn(lambda key: Network(table=Dense(5, 2, key=key, use_bias=False)), optax.sgd(1.0), target_period=25)
+    play = source.start(EnvironmentTask("maze", HostMaze()), [0, 1])
+    state = jax.vmap(learner.init)(jax.random.split(jax.random.key(0), 2))
+
+    @jax.jit
+    def act(state, shown):
+        return jax.vmap(lambda s, o: learner.act(s, network_input(o), None))(state, shown)
+
+    @jax.jit
+    def update(state, batch, clock):
+        def lane(state, batch):
+            state, _ = learner.update(state, as_network_sees(batch), jax.random.key(0))
+            return detach(learner.periodic(state, clock))
+
+        return jax.vmap(lane)(state, batch)
+
+    state = detach(state)
+    for number in range(1_500):
+        batch, _ = play.next(partial(act, state), number)
+        state = update(state, batch, Clock(*(np.int32(n) for n in (number + 1, 0, 0, number + 1))))
+    found = np.asarray(state.networks["online"].stages[0].weight)
+    for lane in range(2):
+        np.testing.assert_allclose(found[lane][:LAST], optimal_values(0.9)[:LAST], atol=1e-3)
+
+
+def test_a_million_atari_frames_fit_in_memory():
     layout = ATARI.layout(EnvironmentTask("atari", Frames()), ATARI.segment)
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(layout.empty)))
     assert size < 1.01 * 1_000_000 * 84 * 84
