@@ -16,7 +16,7 @@ from neoteny.lab.checkpoint import Checkpoint, find
 if TYPE_CHECKING:
     from neoteny.interventions import Intervention
     from neoteny.lab.records import Record
-    from neoteny.tasks.streams import Task
+    from neoteny.training.events import AnyTask
     from neoteny.training.runner import Runner
 
 PARTS = 10
@@ -128,7 +128,7 @@ def _measure(checkpoint: Checkpoint, options: Options):
         horizon = options.horizon or _trained(checkpoint)
         part = -(-horizon // PARTS)
 
-        def script(tasks: tuple[Task, ...], own: Task) -> tuple[Event, ...]:
+        def script(tasks: tuple[AnyTask, ...], own: AnyTask) -> tuple[Event, ...]:
             on = _next(tasks, own, draft) if begins else own
             then = (*((Switch(on),) if begins else ()), Train(on, horizon, record_every=part))
             branches: dict[str, tuple[Event, ...]] = {
@@ -172,7 +172,7 @@ def _trained(checkpoint: Checkpoint) -> int:
     return max(trained[-1], PARTS) if trained else DEFAULT_HORIZON
 
 
-def _next(tasks: Sequence[Task], own: Task, runner: Runner) -> Task:
+def _next(tasks: Sequence[AnyTask], own: AnyTask, runner: Runner) -> AnyTask:
     """The task after this one; where the stream has ended, a new draw of it, if it draws anything."""
     import jax
 
@@ -186,7 +186,7 @@ def _next(tasks: Sequence[Task], own: Task, runner: Runner) -> Task:
 
 
 def _possible(
-    runner: Runner, arms: Mapping[str, Intervention | None], task: Task
+    runner: Runner, arms: Mapping[str, Intervention | None], task: AnyTask
 ) -> tuple[dict[str, Intervention | None], dict[str, str]]:
     """The arms that can be made of this state, and why the others cannot; injection must be possible."""
     import jax

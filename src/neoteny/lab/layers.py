@@ -60,13 +60,15 @@ def _folder_name(checkpoint: Checkpoint, options: Options) -> str:
 
 def _task(stored: Stored, options: Options) -> Task:
     """The task to measure on."""
+    from neoteny.tasks.streams import Task
+
     tasks = stored.runner.tasks
-    if options.task is not None:
-        if not 0 <= options.task < len(tasks):
-            raise UsageError(f"--task must be from 0 to {len(tasks) - 1}, not {options.task}: the stream's tasks")
-        return tasks[options.task]
-    own = stored.task or tasks[0]
-    return own if options.data is None else _other(options.data, own)
+    if options.task is not None and not 0 <= options.task < len(tasks):
+        raise UsageError(f"--task must be from 0 to {len(tasks) - 1}, not {options.task}: the stream's tasks")
+    own = (stored.task or tasks[0]) if options.task is None else tasks[options.task]
+    if not isinstance(own, Task):
+        raise UsageError(f"{own.name} is an environment; layers are measured on data with labels, of another run")
+    return own if options.data is None or options.task is not None else _other(options.data, own)
 
 
 def _other(name: str, own: Task) -> Task:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -26,14 +27,10 @@ def in_fields(tree: PyTree, names: Collection[str]) -> PyTree:
 def scale_fields(factor: float | Array, names: Collection[str]) -> optax.GradientTransformation:
     """Updates of the fields called one of `names` times `factor`, the others as they are."""
 
-    def init(params: PyTree) -> optax.EmptyState:
-        return optax.EmptyState()
+    def scaled(updates: PyTree, params: PyTree) -> PyTree:
+        return jax.tree.map(lambda u, slow: u * factor if slow else u, updates, in_fields(updates, names))
 
-    def update(updates: PyTree, state: optax.EmptyState, params: PyTree = None) -> tuple[PyTree, optax.EmptyState]:
-        chosen = in_fields(updates, names)
-        return jax.tree.map(lambda u, slow: u * factor if slow else u, updates, chosen), state
-
-    return optax.GradientTransformation(init, update)
+    return optax.stateless(scaled)
 
 
 def adamw_groups(
@@ -62,7 +59,7 @@ def adamw_groups(
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
         optax.add_decayed_weights(weight_decay, mask=decayed),
         scale_fields(factor, names),
-        optax.scale_by_learning_rate(rate),
+        optax.scale_by_learning_rate(cast(optax.ScalarOrSchedule, rate)),
     )
 
 

@@ -128,9 +128,8 @@ def supervised(
         stages, optimizer_states = {}, {}
         for name, gradient in cast(dict, ruled).items():
             change, optimizer_states[name] = optimizer.update(gradient, state.optimizer[ONLINE][name], held[name])
-            stages[name] = _updated(
-                eqx.combine(optax.apply_updates(held[name], change), rest.stage(name)), network.stage(name)
-            )
+            stepped = cast(Layer, eqx.combine(optax.apply_updates(held[name], change), rest.stage(name)))
+            stages[name] = _updated(stepped, network.stage(name))
         network = with_statistics(network.replace(**stages), result.network)
         scores = {n: jnp.mean(s) for n, s in objective.score(result.output, batch.targets).items() if n != "loss"}
         memory = {**state.memory, "rule": rule_state}

@@ -17,7 +17,7 @@ import math
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import equinox as eqx
 import jax
@@ -345,7 +345,7 @@ def _update_flops(data: str, width: int, batch: int, intervention: Intervention 
     state = eqx.filter_eval_shape(begin, jax.random.key(0))
     shapes, static = eqx.partition(state, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     inputs = jax.ShapeDtypeStruct((batch, *arrays.input_shape), np.float32)
-    rows = Batch(inputs, jax.ShapeDtypeStruct((batch,), np.int32))
+    rows = Batch(*cast(tuple, (inputs, jax.ShapeDtypeStruct((batch,), np.int32))))
 
     def update(shapes, rows):
         return eqx.filter(made.update(eqx.combine(shapes, static), rows, jax.random.key(0)), eqx.is_array)

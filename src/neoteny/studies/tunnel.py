@@ -777,7 +777,8 @@ def _slopes(runs: _Runs, x: Callable[[_Run], float], y: Callable[[_Run], float])
     for seed in sorted({run.seed for run in runs.fitted}):
         points = sorted((x(run), y(run)) for run in runs.fitted if run.seed == seed)
         if len(points) == len(values) > 1:
-            slopes.append(np.polyfit(*np.array(points, float).T, 1)[0])
+            xs, ys = np.array(points, float).T
+            slopes.append(np.polyfit(xs, ys, 1)[0])
     return np.array(slopes)
 
 

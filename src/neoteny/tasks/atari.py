@@ -206,7 +206,7 @@ class _Arcade(Emulators):
 
     def __init__(self, game: Atari, count: int, seed: int):
         ale_py = _ale()
-        self._game, self._limit = game, game.specification.time_limit
+        self._game, self._limit = game, game.frame_limit // game.frame_skip
         self._emulators = []
         for number in range(count):
             emulator = ale_py.ALEInterface()

@@ -5,9 +5,9 @@ itself: the observation after the last action of an episode is given as it is, a
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
@@ -142,4 +142,5 @@ def environments(members: Sequence[DeviceEnvironment | HostEnvironment], names: 
     called = [str(member) for member in members] if names is None else list(names)
     if len(called) != len(members):
         raise ValueError(f"{len(called)} names for {len(members)} environments")
-    return Stream(lambda index: EnvironmentTask(called[index], members[index], draw=index), len(members))
+    make = cast(Callable[[int], Any], lambda index: EnvironmentTask(called[index], members[index], draw=index))
+    return Stream(make, len(members))

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float32, Int32, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float32, Int, Int32, PRNGKeyArray, UInt8
 
 from neoteny.tasks.environments import Specification
 from neoteny.tasks.sources import Ring
@@ -28,13 +28,13 @@ class Slot(NamedTuple):
     of the same episode, at most those of a stack. cuts: episodes cut off before, in this environment.
     """
 
-    frame: Array
-    action: Int32[Array, "*slots envs"]
-    reward: Float32[Array, "*slots envs"]
-    terminated: Bool[Array, "*slots envs"]
-    ended: Bool[Array, "*slots envs"]
-    age: UInt8[Array, "*slots envs"]
-    cuts: Int32[Array, "*slots envs"]
+    frame: Any
+    action: Int32[Any, "*slots envs"]
+    reward: Float32[Any, "*slots envs"]
+    terminated: Bool[Any, "*slots envs"]
+    ended: Bool[Any, "*slots envs"]
+    age: UInt8[Any, "*slots envs"]
+    cuts: Int32[Any, "*slots envs"]
 
 
 class Replay(NamedTuple):
@@ -54,11 +54,11 @@ class Transitions(NamedTuple):
     termination. episodes, returns: () float32, episodes that ended since the last batch, and the sum of their returns.
     """
 
-    observations: Array
-    actions: Int32[Array, " batch"]
-    rewards: Float32[Array, " batch"]
-    discounts: Float32[Array, " batch"]
-    next_observations: Array
+    observations: Any
+    actions: Int32[Any, " batch"]
+    rewards: Float32[Any, " batch"]
+    discounts: Float32[Any, " batch"]
+    next_observations: Any
     episodes: Any = 0.0
     returns: Any = 0.0
 
@@ -73,7 +73,7 @@ class Transitions(NamedTuple):
         return self.actions
 
 
-def as_observation(frames: Array, backend=jnp) -> Array:
+def as_observation(frames: Any, backend=jnp) -> Any:
     """Frames (envs, stack, *shape), the oldest first, as one observation (envs, ..., channels * stack), unscaled."""
     last = frames.ndim - 2
     moved = backend.moveaxis(frames, 1, last)
@@ -162,7 +162,7 @@ class Layout:
         final = replay.final.at[places].set(jnp.where(cut, frame, replay.final[places]))
         return Replay(ring, final)
 
-    def stretch(self, written: Array) -> tuple[Array, Array]:
+    def stretch(self, written: Any) -> tuple[Any, Any]:
         """First slot that may be drawn, and how many: their stacks and what follows them are all in the ring."""
         first = (written > self.capacity) * (written - self.capacity + self.stack - 1)
         return first, written - self.steps - first
@@ -175,9 +175,7 @@ class Layout:
         envs = jnp.zeros(count, jnp.int32) if self.envs == 1 else jax.random.randint(env_key, (count,), 0, self.envs)
         return self.read(replay, slots, envs)
 
-    def read(
-        self, replay: Replay, slots: Int32[Array, " batch"], envs: Int32[Array, " batch"], backend=jnp
-    ) -> Transitions:
+    def read(self, replay: Replay, slots: Int[Any, " batch"], envs: Int[Any, " batch"], backend=jnp) -> Transitions:
         """The transitions that begin in these slots, counted from the first ever written."""
         rows: Slot = replay.ring.rows
         taken = backend.zeros_like(slots)

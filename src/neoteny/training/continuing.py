@@ -17,7 +17,7 @@ from neoteny.lab.execute import make_runner
 from neoteny.lab.store import Store, StoreError, discard
 from neoteny.tasks.streams import Task
 from neoteny.training.clock import Clock
-from neoteny.training.events import Event
+from neoteny.training.events import AnyTask, Event
 from neoteny.training.ledger import Ledger
 from neoteny.training.programs import PackState
 from neoteny.training.runner import Cursor, Runner
@@ -25,7 +25,7 @@ from neoteny.training.standing import Standing
 
 
 def continued(
-    checkpoint: Checkpoint, lanes: int, script: Callable[[tuple[Task, ...], Task], tuple[Event, ...]]
+    checkpoint: Checkpoint, lanes: int, script: Callable[[tuple[AnyTask, ...], AnyTask], tuple[Event, ...]]
 ) -> Runner:
     """A runner that stands where the stored run stood, `lanes` times, and goes on with script(tasks, task begun last).
 
@@ -45,9 +45,10 @@ def continued(
     planned = replace(experiment, script=lambda _, tasks: script(tasks, tasks[position]))
     runner = Runner(planned, copies, [f"copy{number}" for number in range(lanes)])
     state = jax.tree.map(lambda leaf: leaf[lane] if eqx.is_array(leaf) else leaf, standing.state)
-    if state.source is None and not isinstance(task, Task):
+    if state.source is None and not isinstance(standing.task, Task):
+        name = "its task" if standing.task is None else standing.task.name
         raise UsageError(
-            f"a save holds no experience, and {task.name} is an environment; go on from the run's last commit instead"
+            f"a save holds no experience, and {name} is an environment; go on from the run's last commit instead"
         )
     if state.source is None:
         # The run's own draw of the task, in a runner of this run alone; the learner is not told of a new task.
@@ -98,7 +99,7 @@ def _standing(checkpoint: Checkpoint) -> tuple[Standing, int]:
     return Standing(state, clock, Ledger(count), _finite(learner.networks, count), task), place
 
 
-def _place(checkpoint: Checkpoint, runner: Runner, task: Task | None) -> int:
+def _place(checkpoint: Checkpoint, runner: Runner, task: AnyTask | None) -> int:
     """Where in the stream the task begun last lies."""
     for place, each in enumerate(runner.tasks):
         if each is task:

@@ -218,7 +218,7 @@ class Measurer:
         readings = self.evaluate(event, learner)
         for reading in readings:
             if reading.metric == "accuracy":
-                cost = float(np.sum([each.flops for each in readings]))
+                cost = float(sum(np.sum(each.flops) for each in readings))
                 return [float(value) for value in reading.values[: self._count]], cost
         raise ValueError("the start of the tunnel needs a learner that scores `accuracy`")
 

@@ -49,10 +49,10 @@ class PackState(NamedTuple):
     source: Any
     last_finite: dict[str, Network]
     totals: dict[str, Array]
-    counted: Int32[Array, " lanes"]
-    taken: Int32[Array, " lanes"]
-    streak: Int32[Array, " lanes"]
-    held: Bool[Array, " lanes"]
+    counted: Int32[Array, " lanes"] | Int32[np.ndarray, " lanes"]
+    taken: Int32[Array, " lanes"] | Int32[np.ndarray, " lanes"]
+    streak: Int32[Array, " lanes"] | Int32[np.ndarray, " lanes"]
+    held: Bool[Array, " lanes"] | Bool[np.ndarray, " lanes"]
 
 
 Bank = Mapping[str, dict[str, Network]]
@@ -64,7 +64,7 @@ def _strong(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype) if eqx.is_array(x) else x, tree)
 
 
-def _select(choose: Array, yes: PyTree, no: PyTree) -> PyTree:
+def _select(choose: Array | np.ndarray, yes: PyTree, no: PyTree) -> PyTree:
     return jax.tree.map(lambda a, b: jnp.where(choose, a, b) if eqx.is_array(a) else a, yes, no)
 
 

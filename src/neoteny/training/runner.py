@@ -25,11 +25,11 @@ from neoteny.tasks.streams import Task
 from neoteny.training.changes import Changes, ready
 from neoteny.training.clock import Clock
 from neoteny.training.compilations import CompilationCounter
-from neoteny.training.events import Evaluate, Event, Intervene, Probe, Save, Switch, Train
+from neoteny.training.events import AnyTask, Evaluate, Event, Intervene, Probe, Save, Switch, Train
 from neoteny.training.ledger import Ledger
 from neoteny.training.measuring import Measurer
 from neoteny.training.outlines import Outliner
-from neoteny.training.placing import AnyTask, PlacedData, shown
+from neoteny.training.placing import PlacedData, shown
 from neoteny.training.programs import Lanes, PackState, programs_for
 from neoteny.training.standing import Standing, arrays_of, from_arrays
 from neoteny.training.stepping import Stepper
@@ -277,7 +277,7 @@ class Runner:
             raise ValueError(f"the save {name!r} holds networks only; it would need Save(..., full=True)")
         return from_arrays(self.outliner.after(position).state.learner, saved, lanes=False)
 
-    def saved_learner(self, name: str, saved: Mapping[str, np.ndarray]) -> tuple[LearnerState, Task | None, int]:
+    def saved_learner(self, name: str, saved: Mapping[str, np.ndarray]) -> tuple[LearnerState, AnyTask | None, int]:
         """The learner states of a save, the task begun last and the updates before it (bounds, where `until` holds).
 
         Of a save of networks only, everything but the networks is 0: fit for what looks at networks and features.

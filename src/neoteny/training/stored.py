@@ -11,7 +11,7 @@ from neoteny.lab.checkpoint import Checkpoint
 from neoteny.lab.execute import make_runner
 from neoteny.lab.store import Store, StoreError, discard
 from neoteny.learners.learner import LearnerState
-from neoteny.tasks.streams import Task
+from neoteny.training.events import AnyTask
 from neoteny.training.runner import Cursor, Runner
 
 
@@ -25,7 +25,7 @@ class Stored(NamedTuple):
 
     runner: Runner
     learner: LearnerState
-    task: Task | None
+    task: AnyTask | None
     update: int
 
 

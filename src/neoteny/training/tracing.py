@@ -252,7 +252,7 @@ class Tracer:
                 raise ValueError(f"{probe.name}: task {task.name!r} has no rows in its split {split!r}")
         probe.select(self.stage_names(task, learner))
 
-    def learner_text(self, task: Task) -> str:
+    def learner_text(self, task: AnyTask) -> str:
         """What the learner computes for one lane on a task, as lowered text, whoever wrote it.
 
         Initialisation, one update, the switch to a task, scores and features.
