@@ -26,6 +26,7 @@ from neoteny.interventions import (
 )
 from neoteny.learners import Batch, LearnerState, Origin, attach, init_stages, supervised
 from neoteny.learners.dqn import dqn
+from neoteny.learners.learner import Transitions
 from neoteny.networks import (
     BatchNorm,
     Chain,
@@ -45,7 +46,6 @@ from neoteny.networks import (
 )
 from neoteny.networks.activations import Activation, relu
 from neoteny.regularizers import L2, L2ToInit
-from neoteny.tasks.replay import Transitions
 from neoteny.training import Fork, Intervene, Save, Switch, Train
 from neoteny.training.clock import Clock
 from training_cases import EXPERIMENT, Config, finish, make_runner

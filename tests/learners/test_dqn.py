@@ -11,11 +11,11 @@ import pytest
 
 from device_loop import LAST, NEXT, REWARD, Loop, Maze, optimal_values
 from neoteny.learners.dqn import atari_rmsprop, dqn, minatar_rmsprop
+from neoteny.learners.learner import Transitions
 from neoteny.learners.values import Categorical, Scalar, TwoHot
 from neoteny.networks import Dense, Network, mlp
 from neoteny.regularizers import L2
 from neoteny.tasks.experience import DeviceExperience, LinearEpsilon
-from neoteny.tasks.replay import Transitions
 from neoteny.training.clock import Clock
 
 

@@ -14,12 +14,11 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from neoteny.learners.learner import Learner, LearnerState, Origin, View, init_stages
+from neoteny.learners.learner import Learner, LearnerState, Origin, Transitions, View, init_stages
 from neoteny.learners.supervised import ONLINE, with_statistics
 from neoteny.learners.values import Scalar, Values
 from neoteny.networks.network import Maker, Network, as_network, check_maker, split_trainable
 from neoteny.regularizers import NoPenalty, Regularizer
-from neoteny.tasks.replay import Transitions
 from neoteny.training.clock import Clock
 
 TARGET = "target"

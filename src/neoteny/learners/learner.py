@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import equinox as eqx
 import jax
 import optax
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float32, Int32, PRNGKeyArray, PyTree
 
 from neoteny.networks.network import Maker, Network, split_trainable
 
@@ -24,6 +24,33 @@ class Batch(NamedTuple):
 
     inputs: Array
     targets: Array
+
+
+class Transitions(NamedTuple):
+    """A batch to learn values from.
+
+    observations, next_observations: (batch, ...) as the network sees them. rewards: (batch,), the discounted sum of the
+    steps between the two. discounts: (batch,), what the value of the next observation counts: gamma^n, 0 after
+    termination. episodes, returns: () float32, episodes that ended since the last batch, and the sum of their returns.
+    """
+
+    observations: Any
+    actions: Int32[Any, " batch"]
+    rewards: Float32[Any, " batch"]
+    discounts: Float32[Any, " batch"]
+    next_observations: Any
+    episodes: Any = 0.0
+    returns: Any = 0.0
+
+    @property
+    def inputs(self) -> Array:
+        """What goes through the network first, as in a supervised batch."""
+        return self.observations
+
+    @property
+    def targets(self) -> Array:
+        """The actions."""
+        return self.actions
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """Tasks: data sets as arrays, streams of tasks over them, and the sources that turn a task into batches."""
 
+from neoteny.learners.learner import Transitions
 from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.atari import Atari
 from neoteny.tasks.catalogue import load
@@ -24,7 +25,6 @@ from neoteny.tasks.images import (
     parquet,
     whole,
 )
-from neoteny.tasks.replay import Transitions
 from neoteny.tasks.sources import Minibatch
 from neoteny.tasks.streams import (
     Centred,

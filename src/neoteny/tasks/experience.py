@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, PRNGKeyArray, PyTree
 
+from neoteny.learners.learner import Transitions
 from neoteny.tasks.environments import DeviceEnvironment, EnvironmentTask
-from neoteny.tasks.replay import Layout, Replay, Slot, Transitions, as_observation
+from neoteny.tasks.replay import Layout, Replay, Slot, as_observation
 from neoteny.tasks.sources import as_inputs
 from neoteny.training.clock import Clock
 from neoteny.training.keys import Purpose, named_key

@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from neoteny.learners.learner import Transitions
 from neoteny.tasks.environments import EnvironmentTask, HostEnvironment
 from neoteny.tasks.experience import Experience, LinearEpsilon
-from neoteny.tasks.replay import Layout, Replay, Slot, Transitions, as_observation
+from neoteny.tasks.replay import Layout, Replay, Slot, as_observation
 from neoteny.training.keys import Purpose
 
 HostAct = Callable[[np.ndarray], np.ndarray]

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int, Int32, PRNGKeyArray, UInt8
 
+from neoteny.learners.learner import Transitions
 from neoteny.tasks.environments import Specification
 from neoteny.tasks.sources import Ring
 
@@ -44,33 +45,6 @@ class Replay(NamedTuple):
 
     ring: Ring
     final: Array
-
-
-class Transitions(NamedTuple):
-    """A batch to learn values from.
-
-    observations, next_observations: (batch, ...) as the network sees them. rewards: (batch,), the discounted sum of the
-    steps between the two. discounts: (batch,), what the value of the next observation counts: gamma^n, 0 after
-    termination. episodes, returns: () float32, episodes that ended since the last batch, and the sum of their returns.
-    """
-
-    observations: Any
-    actions: Int32[Any, " batch"]
-    rewards: Float32[Any, " batch"]
-    discounts: Float32[Any, " batch"]
-    next_observations: Any
-    episodes: Any = 0.0
-    returns: Any = 0.0
-
-    @property
-    def inputs(self) -> Array:
-        """What goes through the network first, as in a supervised batch."""
-        return self.observations
-
-    @property
-    def targets(self) -> Array:
-        """The actions."""
-        return self.actions
 
 
 def as_observation(frames: Any, backend=jnp) -> Any:
