@@ -270,7 +270,7 @@ class TestCommands:
 
     def test_studies(self, capfd):
         assert main(["studies"]) == 0
-        assert re.search(r"^plasticity +Does a network stay able to learn .*\?", capfd.readouterr().out)
+        assert re.search(r"(?m)^plasticity +Does a network stay able to learn .*\?", capfd.readouterr().out)
 
     def test_plan_computes_and_writes_nothing(self, nowhere, tiny, capfd, monkeypatch):
         monkeypatch.setattr("neoteny.training.runner.Runner.ticks", None)

@@ -152,7 +152,11 @@ def test_missing_numbers_are_never_called_nan(study):
 def test_an_empty_page_has_no_empty_sections():
     outline = Outline(render(bare()))
     assert "section" not in outline.tags
-    assert "none tested" in outline.text
+    assert "none tested" not in outline.text
+
+
+def test_runs_without_claims_say_so():
+    assert "none tested" in Outline(render(bare(runs=(RunRow("r", "e", "s", "finished"),)))).text
 
 
 def test_costs_are_rates_over_all_lanes_without_compiling():
