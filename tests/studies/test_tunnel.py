@@ -270,6 +270,16 @@ def test_every_figure_is_drawn_and_the_summary_says_where_the_tunnel_starts():
     assert "MLP-12, width 512: 50 % test accuracy; the tunnel starts after layer 3 of 11" in summary(frame)[0]
 
 
+def test_a_run_with_and_one_without_controls_are_one():
+    frame = world()
+    light = frame.filter((pl.col("experiment") == "depth") & (pl.col("branch") == "")).with_columns(
+        run=pl.col("run") + " without", controls=pl.lit(False)
+    )
+    for both in (pl.concat([frame, light]), pl.concat([light, frame])):
+        assert verdicts(both) == verdicts(frame)
+        assert all(figure.draw(both) is not None for figure in FIGURES)
+
+
 def test_presets_ask_for_what_their_page_says():
     plan = make_plan(STUDY, Request("tunnel", "quick"))
     runs = [run.config for run in plan.runs.values()]

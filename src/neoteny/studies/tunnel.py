@@ -9,6 +9,7 @@ of the network's own test accuracy.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -655,6 +656,18 @@ class _Runs:
         return np.array([measure(run) for run in self.fitted], float)
 
 
+def _each_once(frame: pl.DataFrame) -> list[_Run]:
+    """The runs of these records; of two that differ in nothing but `controls`, the one that has them."""
+    fields = [field.name for field in dataclasses.fields(Config) if field.name != "controls"]
+    found: dict[tuple, _Run] = {}
+    for part in frame.partition_by("run", maintain_order=True) if len(frame) else []:
+        run = _Run(part)
+        place = (run.field("experiment"), *(run.field(name) for name in fields))
+        if place not in found or run.field("controls"):
+            found[place] = run
+    return list(found.values())
+
+
 def _finished(run: _Run) -> bool:
     return not math.isnan(run.accuracy()) and run.layers > 0
 
@@ -664,8 +677,7 @@ def _runs(frame: pl.DataFrame, *conditions: pl.Expr, free: Sequence[str] = ()) -
     rows = frame.filter(*conditions) if conditions else frame
     if rows.is_empty():
         return _Runs((), 0)
-    parts = rows.partition_by("run", maintain_order=True)
-    found = [_Run(part) for part in parts]
+    found = _each_once(rows)
     diverged = [run for run in found if not _finished(run) and "diverged" in run.rows["metric"]]
     runs = sorted(filter(_finished, found), key=lambda run: run.seed)
     varied = [name for name in STRUCTURE if name not in free and len({run.field(name) for run in runs}) > 1]
@@ -1202,8 +1214,7 @@ CLAIMS = (
 def _all_runs(frame: pl.DataFrame, experiment: str) -> list[_Run]:
     """Every finished run of an experiment, fitted or not: figures hide none."""
     rows = frame.filter(pl.col("experiment") == experiment)
-    runs = [_Run(part) for part in rows.partition_by("run", maintain_order=True)] if len(rows) else []
-    return [run for run in runs if _finished(run)]
+    return [run for run in _each_once(rows) if _finished(run)]
 
 
 def _network(run: _Run) -> str:
