@@ -37,7 +37,8 @@ def batch(seed: int = 0, rows: int = 9, actions: int = 2, discount: float = 0.9)
 
 
 def tables(state) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(np.asarray(state.networks[n].stage("table").weight, np.float64) for n in ("online", "target"))
+    """The values of the online and the target network, a row for each state."""
+    return tuple(np.asarray(state.networks[n].stage("table").weight.T, np.float64) for n in ("online", "target"))
 
 
 def with_target(learner, state, seed: int = 5):
@@ -159,7 +160,7 @@ def test_learning_by_acting_finds_the_optimal_values(steps, time_limit):
     loop.run(4_000)
     best = optimal_values(0.9)[:LAST]
     for lane in range(2):
-        found = np.asarray(loop.state[0].networks["online"].stages[0].weight)[lane][:LAST]
+        found = np.asarray(loop.state[0].networks["online"].stages[0].weight)[lane].T[:LAST]
         if steps == 1:
             np.testing.assert_allclose(found, best, atol=1e-3)
         np.testing.assert_array_equal(found.argmax(1)[[1, 3]], best.argmax(1)[[1, 3]])

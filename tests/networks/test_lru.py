@@ -312,7 +312,7 @@ def test_names_of_slow_fields_are_those_of_the_system():
 @pytest.mark.parametrize("gate", list(Gate))
 def test_gated_linear_unit(gate):
     layer, z = GLU(WIDTH, gate, key=KEY), np.asarray(inputs(), np.float64)
-    y = z @ np.asarray(layer.dense.weight, np.float64) + np.asarray(layer.dense.bias, np.float64)
+    y = z @ np.asarray(layer.dense.weight, np.float64).T + np.asarray(layer.dense.bias, np.float64)
     value, gates = (y[..., :WIDTH], y[..., WIDTH:]) if gate is Gate.FULL else (z, y)
     np.testing.assert_allclose(layer(inputs())[0], value / (1 + np.exp(-gates)), atol=1e-6)
 

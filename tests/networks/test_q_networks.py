@@ -37,7 +37,7 @@ def test_nature_has_the_sizes_of_dqn_zoo_and_one_bias_for_all_actions():
     assert stages["conv3"].shape == (2, 7, 7, 64)
     weights, bias = network.stage("head").layers
     assert isinstance(bias, SharedBias)
-    np.testing.assert_allclose(stages["head"], stages["dense1"] @ weights.weight + bias.bias[0], rtol=1e-5)
+    np.testing.assert_allclose(stages["head"], stages["dense1"] @ weights.weight.T + bias.bias[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize(("maker", "stage", "fan_in"), [(minatar((10, 10, 4), 6), 0, 36), (nature(4), 3, 3136)])

@@ -95,7 +95,7 @@ def expected_stages(maker, network, x, train):
             before = sequence(x, block.shortcut.layers, 2)
         outputs[name] = x = reference.relu(before + y)
     head = network.stage("head").layers[-1]
-    return outputs | {"head": x.mean((1, 2)) @ head.weight + head.bias}
+    return outputs | {"head": x.mean((1, 2)) @ head.weight.T + head.bias}
 
 
 @pytest.mark.parametrize(("norm", "shortcut"), VARIANTS)

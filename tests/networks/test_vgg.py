@@ -52,11 +52,11 @@ def expected_stages(network, x, train):
         linear = (
             reference.convolution(x, kernel.weight, kernel.bias)
             if kernel.weight.ndim == 4
-            else x @ kernel.weight + kernel.bias
+            else x @ kernel.weight.T + kernel.bias
         )
         outputs[name] = x = reference.relu(normalised(linear, norm))
     head = network.stage("head")
-    return outputs | {"head": x @ head.weight + head.bias}
+    return outputs | {"head": x @ head.weight.T + head.bias}
 
 
 def images(batch=3):
@@ -146,7 +146,7 @@ def test_shortened_network_begins_as_the_full_one(waves):
     assert short.names == (*full.names[:6], "dense1", "dense2", "head")
     for name in full.names[:6]:
         assert eqx.tree_equal(full.stage(name), short.stage(name))
-    assert short.stage("dense1").layers[2].weight.shape == (4 * 4 * 8, 16)
+    assert short.stage("dense1").layers[2].weight.shape == (16, 4 * 4 * 8)
 
 
 def test_draws_depend_on_the_stage_alone(waves):
