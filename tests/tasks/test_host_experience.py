@@ -6,10 +6,14 @@ import copy
 from dataclasses import dataclass, field
 from functools import partial
 
+import jax
 import numpy as np
+import optax
 import pytest
 
 from device_loop import Corridor
+from neoteny.learners.dqn import dqn
+from neoteny.networks import Dense, Network
 from neoteny.tasks.environments import Emulators, EnvironmentTask, HostEnvironment, HostStep, Specification
 from neoteny.tasks.experience import LinearEpsilon, as_network_sees, network_input
 from neoteny.tasks.host_experience import ATARI, HostExperience
