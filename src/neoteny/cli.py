@@ -96,6 +96,13 @@ def _spelt(kind: Any) -> str:
     return f"one or more {_SPELT[named[0]][1]}" if many else _SPELT[named[0]][0]
 
 
+def _any_of(kinds: list[Any]) -> Any:
+    """The type of a field that several experiments have: what any of them takes."""
+    if all(typing.get_origin(kind) is Literal for kind in kinds):
+        return Literal[tuple(dict.fromkeys(value for kind in kinds for value in typing.get_args(kind)))]
+    return kinds[0]
+
+
 def _run_options(study: Any) -> type:
     """The options of `run` and `plan` for this study: the fixed ones, and its experiments' fields."""
     import tyro
@@ -127,12 +134,16 @@ def _run_options(study: Any) -> type:
     option("commit_seconds", float, COMMIT_SECONDS, "commit at least this often; 0 commits after every chunk")
     option("allow_drift", bool, False, "go on although the machine or jax differ from the last commit")
     option("accept_code", bool, False, "go on although sources changed; the report will say so")
+    kinds: dict[str, list[Any]] = {}
+    for experiment in study.experiments:
+        for field in configs.fields(experiment.config).values():
+            kinds.setdefault(field.name, []).append(field.type)
     for experiment in study.experiments:
         for field in configs.fields(experiment.config).values():
             text = f"default {field.default}" + (" (lanes)" if field.lane else "")
             if field.name == "seed":
                 text = "seeds, named one by one"
-            option(field.name, tuple[field.type, ...], (), text)
+            option(field.name, tuple[_any_of(kinds[field.name]), ...], (), text)
     return dataclasses.make_dataclass("Options", list(options.values()), frozen=True)
 
 

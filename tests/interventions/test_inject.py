@@ -242,7 +242,7 @@ def reference_encoder_gradient(network, data):
     """By hand: MLP 7-6-5-3 injected at hidden2; the input gradients of the three heads are summed."""
     x, y = np.asarray(data.inputs), np.asarray(data.targets)
     w, b = dense(network.stage("hidden1"))
-    first = x @ w + b
+    first = x @ w.T + b
     z = np.maximum(first, 0)
     hidden, head = network.stage("hidden2"), network.stage("head")
     branches = [(1, hidden.heads[0], head.heads[0]), (1, hidden.heads[1], head.heads[1])]
@@ -250,15 +250,15 @@ def reference_encoder_gradient(network, data):
     output = 0
     for sign, one, two in branches:
         (w1, b1), (w2, b2) = dense(one), dense(two)
-        output = output + sign * (np.maximum(z @ w1 + b1, 0) @ w2 + b2)
+        output = output + sign * (np.maximum(z @ w1.T + b1, 0) @ w2.T + b2)
     shares = np.exp(output - output.max(axis=1, keepdims=True))
     error = (shares / shares.sum(axis=1, keepdims=True) - np.eye(3)[y]) / len(y)
     back = 0
     for sign, one, two in branches:
         (w1, b1), (w2, _) = dense(one), dense(two)
-        back = back + sign * ((error @ w2.T) * (z @ w1 + b1 > 0)) @ w1.T
+        back = back + sign * ((error @ w2) * (z @ w1.T + b1 > 0)) @ w1
     back = back * (first > 0)
-    return [x.T @ back, back.sum(0)]
+    return [back.T @ x, back.sum(0)]
 
 
 def test_after_ten_updates_the_encoders_gradient_is_the_sum_over_three_heads():

@@ -6,10 +6,15 @@ import copy
 from dataclasses import dataclass, field
 from functools import partial
 
+import jax
 import numpy as np
+import optax
 import pytest
 
-from device_loop import Corridor
+from device_loop import LAST, NEXT, REWARD, Corridor, optimal_values
+from neoteny.learners.dqn import dqn
+from neoteny.learners.learner import detach
+from neoteny.networks import Dense, Network
 from neoteny.tasks.environments import Emulators, EnvironmentTask, HostEnvironment, HostStep, Specification
 from neoteny.tasks.experience import LinearEpsilon, as_network_sees, network_input
 from neoteny.tasks.host_experience import ATARI, HostExperience
@@ -276,7 +281,7 @@ def test_learning_from_host_experience_finds_the_optimal_values():
         state = update(state, batch, Clock(*(np.int32(n) for n in (number + 1, 0, 0, number + 1))))
     found = np.asarray(state.networks["online"].stages[0].weight)
     for lane in range(2):
-        np.testing.assert_allclose(found[lane][:LAST], optimal_values(0.9)[:LAST], atol=1e-3)
+        np.testing.assert_allclose(found[lane].T[:LAST], optimal_values(0.9)[:LAST], atol=1e-3)
 
 
 def test_a_million_atari_frames_fit_in_memory():

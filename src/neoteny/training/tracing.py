@@ -198,19 +198,21 @@ class Tracer:
         return self._once("stages", task, learner, find)
 
     def check_outputs(self, task: AnyTask, learner: Any) -> None:
-        """ValueError if the network has fewer outputs than the task has classes or actions."""
+        """ValueError if the network has fewer outputs than the task has classes or actions, or never acts in an
+        environment.
+        """
         classes = task.data.classes if isinstance(task, Task) else task.specification.actions
         if classes is None:
             return
 
         def find(shapes: Any, static: Any) -> int:
-            outputs = jax.eval_shape(
-                lambda d, v, b: self._programs.learner(v).predict(eqx.combine(d, static), b.inputs),
-                shapes,
-                self.values,
-                self.batch_shape(task, 2),
-            )
-            return outputs.shape[-1]
+            def predict(dynamic: Any, values: Any, batch: Any) -> Any:
+                made = self._programs.learner(values)
+                if not isinstance(task, Task) and made.act is None:
+                    raise ValueError("this learner gives no actions, so it cannot be trained in an environment")
+                return made.predict(eqx.combine(dynamic, static), batch.inputs)
+
+            return jax.eval_shape(predict, shapes, self.values, self.batch_shape(task, 2)).shape[-1]
 
         outputs = self._once("outputs", task, learner, find)
         if outputs < classes:
