@@ -71,8 +71,12 @@ def relabel(tuned_gain=0.0, gains=None, start=10.0, jump=0.0, dead=0.02, **chang
                     rows.append(row(run, seed, config, task, end, "dead_units", rng.uniform(0, dead), place=place))
             for fork in FORKS:
                 end, scale = fork * steps, (FORKS.index(fork) / (len(FORKS) - 1) if default else 0.0)
-                for name, place in (("dormant_units", "all"), ("feature_rank", "hidden2"), ("weight_norm", "all")):
-                    rows.append(row(run, seed, config, fork - 1, end, name, rng.uniform(), place=place))
+                # Every value once at every fork, so that none can follow the gain, which grows from fork to fork.
+                for step, (name, place) in enumerate(
+                    (("dormant_units", "all"), ("feature_rank", "hidden2"), ("weight_norm", "all")), 1
+                ):
+                    proxy = (step * seed + FORKS.index(fork) * (SEEDS // 2)) % SEEDS
+                    rows.append(row(run, seed, config, fork - 1, end, name, proxy, place=place))
                 for arm in ("control", "inject", "placebo", "reset"):
                     value = 90 - (start if arm == "reset" else 0) + noise()
                     rows.append(
