@@ -6,16 +6,15 @@ follower that is copied from the online one every `target_period` updates of the
 
 from __future__ import annotations
 
-from typing import cast
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from neoteny.learners.descent import descend, trained_stages
 from neoteny.learners.learner import Learner, LearnerState, Origin, Transitions, View, init_stages
-from neoteny.learners.supervised import ONLINE, with_statistics
+from neoteny.learners.supervised import ONLINE
 from neoteny.learners.values import Scalar, Values
 from neoteny.networks.network import Maker, Network, as_network, check_maker, split_trainable
 from neoteny.regularizers import NoPenalty, Regularizer
@@ -53,14 +52,9 @@ def dqn(
     def make(key) -> Network:
         return as_network(maker(key))
 
-    def trained(network: Network) -> PyTree:
-        stages = zip(network.names, network.stages, strict=True)
-        parameters = {name: split_trainable(stage)[0] for name, stage in stages}
-        return {name: held for name, held in parameters.items() if jax.tree.leaves(held)}
-
     def remember(networks: dict[str, Network]) -> PyTree:
         network = networks[ONLINE]
-        return {"penalty": penalty.init(network), "rule": rule.init(trained(network))}
+        return {"penalty": penalty.init(network), "rule": rule.init(trained_stages(network))}
 
     def init(key) -> LearnerState:
         network = make(key)
@@ -99,16 +93,12 @@ def dqn(
             return value + penalty.penalty(network, state.memory["penalty"]), (value, called, metrics)
 
         gradients, (value, called, metrics) = jax.grad(loss, has_aux=True)(parameters)
-        by_stage = {name: gradients.stage(name) for name in state.optimizer[ONLINE]}
-        held = {name: parameters.stage(name) for name in by_stage}
-        ruled, rule_state = rule.update(by_stage, state.memory["rule"], held)
-        stages, optimizer_states = {}, {}
-        for name, gradient in cast(dict, ruled).items():
-            change, optimizer_states[name] = optimizer.update(gradient, state.optimizer[ONLINE][name], held[name])
-            stages[name] = eqx.combine(optax.apply_updates(held[name], change), rest.stage(name))
-        networks = {**state.networks, ONLINE: with_statistics(network.replace(**stages), called)}
+        network, states, rule_state = descend(
+            network, called, gradients, optimizer, state.optimizer[ONLINE], rule, state.memory["rule"]
+        )
+        networks = {**state.networks, ONLINE: network}
         memory = {**state.memory, "rule": rule_state}
-        new = LearnerState(networks, {ONLINE: optimizer_states}, memory, state.followers, state.origin)
+        new = LearnerState(networks, {ONLINE: states}, memory, state.followers, state.origin)
         finished = {name: jnp.asarray(getattr(batch, name), jnp.float32) for name in ("episodes", "returns")}
         return new, {"loss": value, **metrics, **finished}
 

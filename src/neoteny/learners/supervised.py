@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import equinox as eqx
 import jax
@@ -12,9 +11,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
+from neoteny.learners.descent import descend, trained_stages
 from neoteny.learners.learner import Batch, Learner, LearnerState, Origin, View, init_stages
-from neoteny.networks.heads import Heads, has_heads, use_head
-from neoteny.networks.network import Layer, Maker, Network, Statistic, as_network, check_maker, split_trainable
+from neoteny.networks.heads import has_heads, use_head
+from neoteny.networks.network import Maker, Network, as_network, check_maker, split_trainable
 from neoteny.networks.sequence import values_of
 from neoteny.regularizers import NoPenalty, Regularizer
 
@@ -53,20 +53,6 @@ SQUARED_ERROR = Objective(_squared_error, _regression_score)
 ONLINE = "online"
 
 
-def with_statistics(trained: Network, called: Network) -> Network:
-    """`trained` with the statistics that `called` gathered during the forward pass."""
-
-    def pick(old, new):
-        return new if isinstance(new, Statistic) else old
-
-    return jax.tree.map(pick, trained, called, is_leaf=lambda node: isinstance(node, Statistic))
-
-
-def _updated(after: Layer, before: Layer) -> Layer:
-    """A stage after an update: of heads only the one in use has moved."""
-    return after.keeping_others(before) if isinstance(after, Heads) and isinstance(before, Heads) else after
-
-
 def supervised(
     maker: Maker,
     optimizer: optax.GradientTransformation,
@@ -94,14 +80,9 @@ def supervised(
             network.index(name)
         return network
 
-    def trained(network: Network) -> PyTree:
-        stages = zip(network.names, network.stages, strict=True)
-        parameters = {name: split_trainable(stage)[0] for name, stage in stages if name not in frozen}
-        return {name: held for name, held in parameters.items() if jax.tree.leaves(held)}
-
     def remember(networks: dict[str, Network]) -> PyTree:
         network = networks[ONLINE]
-        return {"penalty": penalty.init(network), "rule": rule.init(trained(network))}
+        return {"penalty": penalty.init(network), "rule": rule.init(trained_stages(network, frozen))}
 
     def init(key) -> LearnerState:
         network = make(key)
@@ -122,18 +103,12 @@ def supervised(
             return value + penalty.penalty(network, state.memory["penalty"]), (value, result)
 
         gradients, (value, result) = jax.grad(loss, has_aux=True)(parameters)
-        by_stage = {name: gradients.stage(name) for name in state.optimizer[ONLINE]}
-        held = {name: parameters.stage(name) for name in by_stage}
-        ruled, rule_state = rule.update(by_stage, state.memory["rule"], held)
-        stages, optimizer_states = {}, {}
-        for name, gradient in cast(dict, ruled).items():
-            change, optimizer_states[name] = optimizer.update(gradient, state.optimizer[ONLINE][name], held[name])
-            stepped = cast(Layer, eqx.combine(optax.apply_updates(held[name], change), rest.stage(name)))
-            stages[name] = _updated(stepped, network.stage(name))
-        network = with_statistics(network.replace(**stages), result.network)
+        network, states, rule_state = descend(
+            network, result.network, gradients, optimizer, state.optimizer[ONLINE], rule, state.memory["rule"]
+        )
         scores = {n: jnp.mean(s) for n, s in objective.score(result.output, batch.targets).items() if n != "loss"}
         memory = {**state.memory, "rule": rule_state}
-        new = LearnerState({ONLINE: network}, {ONLINE: optimizer_states}, memory, state.followers, state.origin)
+        new = LearnerState({ONLINE: network}, {ONLINE: states}, memory, state.followers, state.origin)
         return new, {"loss": value, **scores}
 
     def predict(state: LearnerState, inputs: Array) -> Array:
