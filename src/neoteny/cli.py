@@ -9,7 +9,7 @@ import io
 import os
 import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -149,7 +149,7 @@ def _run_options(study: Any) -> type:
 
 def _request(study: Any, options: Any):
     from neoteny.lab import configs
-    from neoteny.lab.fingerprint import default_workers
+    from neoteny.lab.execute import default_workers
     from neoteny.lab.plan import Request
 
     overrides: dict[str, tuple[Any, ...]] = {}
@@ -351,40 +351,30 @@ def _report(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _probe(arguments: Sequence[str]) -> int:
-    from neoteny.lab.layers import Options, probe_checkpoint
-
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
-        raise UsageError("`neoteny probe` needs a checkpoint: neoteny probe DIR:RUN or DIR:RUN:SAVE")
-    asks_help = arguments[0] in ("-h", "--help")
-    options = _parse(
-        Options,
-        arguments if asks_help else arguments[1:],
-        "neoteny probe DIR:RUN[:SAVE]",
-        "What each layer of a stored network does.",
-    )
-    path, summary = probe_checkpoint(arguments[0], options)
+def _checkpoint_page(command: str, arguments: Sequence[str], options_type: type, measure: Callable, text: str) -> int:
+    """A command about a stored checkpoint: measure(checkpoint, options) -> the page's path and what to print."""
+    asks_help = bool(arguments) and arguments[0] in ("-h", "--help")
+    if not arguments or (arguments[0].startswith("-") and not asks_help):
+        raise UsageError(f"`neoteny {command}` needs a checkpoint: neoteny {command} DIR:RUN or DIR:RUN:SAVE")
+    rest = arguments if asks_help else arguments[1:]
+    options = _parse(options_type, rest, f"neoteny {command} DIR:RUN[:SAVE]", text)
+    path, summary = measure(arguments[0], options)
     print(summary)
     print(f"page: {path}")
     return 0
+
+
+def _probe(arguments: Sequence[str]) -> int:
+    from neoteny.lab.layers import Options, probe_checkpoint
+
+    text = "What each layer of a stored network does."
+    return _checkpoint_page("probe", arguments, Options, probe_checkpoint, text)
 
 
 def _diagnose(arguments: Sequence[str]) -> int:
     from neoteny.lab.diagnose import Options, diagnose
 
-    if not arguments or (arguments[0].startswith("-") and arguments[0] not in ("-h", "--help")):
-        raise UsageError("`neoteny diagnose` needs a checkpoint: neoteny diagnose DIR:RUN or DIR:RUN:SAVE")
-    asks_help = arguments[0] in ("-h", "--help")
-    options = _parse(
-        Options,
-        arguments if asks_help else arguments[1:],
-        "neoteny diagnose DIR:RUN[:SAVE]",
-        "Is a stored run limited by lost plasticity?",
-    )
-    path, summary = diagnose(arguments[0], options)
-    print(summary)
-    print(f"page: {path}")
-    return 0
+    return _checkpoint_page("diagnose", arguments, Options, diagnose, "Is a stored run limited by lost plasticity?")
 
 
 def _doctor(arguments: Sequence[str]) -> int:

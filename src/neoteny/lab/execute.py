@@ -13,6 +13,8 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import metadata
+from importlib.util import find_spec
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -114,6 +116,16 @@ def make_runner(study: Study, plan: Plan, pack: Pack) -> Runner:
     except (ValueError, KeyError, TypeError) as error:
         message = error.args[0] if error.args else error
         raise UsageError(f"{study.name}/{experiment.name}: {message}") from error
+
+
+def default_workers() -> int:
+    """One process a core where JAX has nothing but the CPU to compute on, else one; JAX is not started to find out.
+
+    Two processes of one thread each step small networks nearly twice as fast as one of two threads.
+    """
+    asked = os.environ.get("JAX_PLATFORMS", "")
+    only_cpu = asked == "cpu" or not (asked or metadata.entry_points(group="jax_plugins") or find_spec("libtpu"))
+    return max(1, len(available_cores())) if only_cpu else 1
 
 
 def worker_cores(workers: int) -> list[list[int]]:

@@ -9,7 +9,6 @@ import platform
 import sys
 from collections.abc import Mapping
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +62,6 @@ def _processor() -> str:
 def available_cores() -> list[int]:
     """The cores this process may use; empty where the system does not say."""
     return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
-
-
-def default_workers() -> int:
-    """One process a core where JAX has nothing but the CPU to compute on, else one; JAX is not started to find out.
-
-    Two processes of one thread each step small networks nearly twice as fast as one of two threads.
-    """
-    asked = os.environ.get("JAX_PLATFORMS", "")
-    only_cpu = asked == "cpu" or not (asked or metadata.entry_points(group="jax_plugins") or find_spec("libtpu"))
-    return max(1, len(available_cores())) if only_cpu else 1
 
 
 def devices() -> list[Any]:
