@@ -41,9 +41,7 @@ def test_python_blocks_run_as_printed(monkeypatch, tmp_path):
 
 def test_links_lead_somewhere():
     targets = re.findall(r"\]\((?!https?://)([^)#]+)", README.read_text())
-    # Drawn by the demo and by the benchmarks, and put in place with them.
-    later = {"docs/images/demo-accuracy.png", "benchmarks/"}
-    missing = [target for target in targets if target not in later and not (README.parent / target).exists()]
+    missing = [target for target in targets if not (README.parent / target).exists()]
     assert not missing
 
 
