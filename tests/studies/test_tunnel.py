@@ -11,17 +11,10 @@ import pytest
 from neoteny.analysis.claims import evaluate
 from neoteny.errors import UsageError
 from neoteny.lab.plan import Request, make_plan
-from neoteny.studies.tunnel import (
-    CLAIMS,
-    DYNAMICS,
-    FIGURES,
-    OOD_CLASSES,
-    STUDY,
-    Config,
-    class_order,
-    main_data,
-    summary,
-)
+from neoteny.studies.tunnel import STUDY, summary
+from neoteny.studies.tunnel.claims import CLAIMS
+from neoteny.studies.tunnel.figures import FIGURES
+from neoteny.studies.tunnel.settings import DYNAMICS, OOD_CLASSES, Config, class_order, main_data
 from neoteny.tasks import load, places
 from neoteny.tasks.subsets import class_numbers
 

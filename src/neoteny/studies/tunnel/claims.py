@@ -1,0 +1,522 @@
+"""The paper's claims, TUN-1 to TUN-12, as functions of the records."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import polars as pl
+
+from neoteny.analysis import (
+    Above,
+    Below,
+    Equivalent,
+    Interval,
+    NonInferior,
+    Verdict,
+    all_of,
+    inconclusive,
+    mean_estimate,
+    not_run,
+    paired_difference,
+    spearman,
+    verdict,
+)
+from neoteny.analysis.claims import Claim
+from neoteny.studies.tunnel.runs import (
+    AFTER_TASK_1,
+    AT_THE_END,
+    STRUCTURE,
+    UNFIT,
+    Run,
+    Runs,
+    chosen_runs,
+    deepest,
+    swap_family,
+    swapped,
+    swaps,
+)
+from neoteny.studies.tunnel.settings import CONVERGED, RHO, RHOS, TOLERANCES
+
+
+def _estimate(values: np.ndarray) -> Interval:
+    """Mean over seeds; bootstrapped from six seeds on, Student's t below."""
+    return mean_estimate(values, rng=np.random.default_rng(0))
+
+
+def _named(name: str, found: Verdict) -> Verdict:
+    return Verdict(found.outcome, found.measured, found.interval, found.n, found.reason, found.parts, name)
+
+
+def _part(name: str, values: np.ndarray, expectation) -> Verdict:
+    return _named(name, verdict(_estimate(values), expectation))
+
+
+def _reported(name: str, values: np.ndarray, expectation) -> Verdict:
+    return _part(f"{name} (reported, not claimed)", values, expectation)
+
+
+def _told(runs: Runs, claimed: Sequence[Verdict], reported: Sequence[Verdict] = ()) -> Verdict:
+    """The verdict of a claim: withheld where the setting cannot test it, with the counter-checks beside it."""
+    decided = claimed[0] if len(claimed) == 1 else all_of(list(claimed))
+    parts = (*(claimed if len(claimed) > 1 else ()), *reported)
+    reason = decided.reason
+    if runs.excluded:
+        reason += f"; {runs.excluded} runs are left out, diverged or with a training accuracy below {CONVERGED}"
+    told = Verdict(decided.outcome, decided.measured, decided.interval, decided.n, reason, parts)
+    if runs.data in UNFIT:
+        why = f"setting: {runs.data} cannot test for a tunnel; {reason}"
+        return Verdict(inconclusive("").outcome, told.measured, told.interval, told.n, why, parts)
+    return told
+
+
+def _unfit(runs: Runs, what: str) -> Verdict | None:
+    """Why these runs cannot decide a claim; None if they can."""
+    if runs.varied:
+        return not_run(f"the runs differ in {', '.join(runs.varied)}; a claim is about one value of each")
+    if not runs.fitted and runs.excluded:
+        return inconclusive(f"setting: none of {runs.excluded} runs of {what} reached training accuracy {CONVERGED}")
+    if not runs.fitted:
+        return not_run(f"needs finished runs of {what}")
+    return None
+
+
+def _tunnel_exists(frame: pl.DataFrame) -> Verdict:
+    runs = deepest(frame)
+    unfit = _unfit(runs, "depth")
+    if unfit is not None:
+        return unfit
+    trivial = [run for run in runs.fitted if run.start().found and run.cut == 1]
+    percent = runs.measured(Run.percent)
+    if trivial:
+        why = f"setting: in {len(trivial)} of {len(runs.fitted)} runs the first layer already separates the classes"
+        return inconclusive(why, _estimate(percent))
+    claimed = [
+        _part("tunnel length (% of layers)", percent, Above(25.0)),
+        _part("share of runs with a tunnel start", runs.measured(lambda run: run.start().found), Equivalent(1.0, 1.0)),
+    ]
+    untrained = runs.measured(lambda run: 100 * (_last(run, "linear_probe") - _last(run, "linear_probe", "untrained")))
+    thresholds = {f"rho {rho:g}": functools.partial(Run.percent, rho=rho) for rho in RHOS if rho != RHO}
+    probes = {text: functools.partial(Run.percent, branch=branch) for branch, text in CONTROLS.items()}
+    beside = {text: runs.measured(measure) for text, measure in (thresholds | probes).items()}
+    return _told(
+        runs,
+        claimed,
+        [
+            *(
+                _reported(f"tunnel length, {text}", v, Above(25.0))
+                for text, v in beside.items()
+                if not np.isnan(v).all()
+            ),
+            _reported("last layer's probe, trained less untrained (points)", untrained, Above(0.0)),
+        ],
+    )
+
+
+CONTROLS = {
+    "raw": "probes on features that are not standardised",
+    "gap": "probes on features averaged over positions",
+    "n 1000": "probes trained on 1,000 images",
+    "n 5000": "probes trained on 5,000 images",
+}
+"""Branch of `depth` -> what is otherwise than in the claim."""
+
+
+def _last(run: Run, metric: str, branch: str = "") -> float:
+    found = run.curve(metric, branch=branch)
+    return float(found[-1]) if len(found) else math.nan
+
+
+def _slopes(runs: Runs, x: Callable[[Run], float], y: Callable[[Run], float]) -> np.ndarray:
+    """One least-squares slope a seed, of those seeds that have every value of x (two at least)."""
+    values = {x(run) for run in runs.fitted}
+    slopes = []
+    for seed in sorted({run.seed for run in runs.fitted}):
+        points = sorted((x(run), y(run)) for run in runs.fitted if run.seed == seed)
+        if len(points) == len(values) > 1:
+            xs, ys = np.array(points, float).T
+            slopes.append(np.polyfit(xs, ys, 1)[0])
+    return np.array(slopes)
+
+
+def _extractor_length(frame: pl.DataFrame) -> Verdict:
+    runs = chosen_runs(frame, pl.col("experiment") == "depth")
+    unfit = _unfit(runs, "depth")
+    if unfit is not None:
+        return unfit
+
+    def slopes(rho: float) -> np.ndarray:
+        return _slopes(runs, lambda run: run.field("depth"), lambda run: run.start(rho).layer)
+
+    if not len(slopes(RHO)):
+        return not_run("needs fitted runs of depth at several depths with the same seeds")
+    inside = Equivalent(-0.25, 0.25)
+    return _told(
+        runs,
+        [_part("slope of K on depth (layers per layer)", slopes(RHO), inside)],
+        [_reported(f"slope at rho {rho:g}", slopes(rho), inside) for rho in RHOS if rho != RHO],
+    )
+
+
+def _rank_collapses(frame: pl.DataFrame) -> Verdict:
+    runs = deepest(frame)
+    unfit = _unfit(runs, "depth")
+    if unfit is not None:
+        return unfit
+
+    def share(metric: str, branch: str = "") -> np.ndarray:
+        return runs.measured(lambda run: _last(run, metric, branch) / run.classes)
+
+    fallen = runs.measured(lambda run: run.curve("numerical_rank")[run.cut - 1] - _last(run, "numerical_rank"))
+    return _told(
+        runs,
+        [
+            _part("rank of the last layer / classes", share("numerical_rank"), Equivalent(0.0, 3.0)),
+            _part("rank of layer K less rank of the last", fallen, Above(0.0)),
+        ],
+        [
+            _reported(f"the same with rank threshold {t:g}", share(f"numerical_rank_{t:g}"), Equivalent(0.0, 3.0))
+            for t in TOLERANCES[1:]
+        ]
+        + [_reported("of the untrained network", share("numerical_rank", "untrained"), Equivalent(0.0, 3.0))],
+    )
+
+
+def _rank_by_step(run: pl.DataFrame) -> dict[int, float]:
+    """Update -> rank of the last layer."""
+    rows = run.filter((pl.col("metric") == "numerical_rank") & (pl.col("branch") == ""))
+    last = rows.group_by("step", maintain_order=True).agg(pl.col("value").last())
+    return dict(zip(last["step"].to_list(), last["value"].to_list(), strict=True))
+
+
+def _half_way(ranks: Mapping[int, float]) -> float:
+    """The first measured update at which the rank is half-way down from its start to its last value."""
+    steps = sorted(ranks)
+    level = (ranks[steps[0]] + ranks[steps[-1]]) / 2
+    reached = [step for step in steps if ranks[step] <= level]
+    return float(reached[0]) if reached and ranks[steps[-1]] < ranks[steps[0]] else math.nan
+
+
+def _collapse_is_early(frame: pl.DataFrame) -> Verdict:
+    rows = frame.filter((pl.col("experiment") == "dynamics") & (pl.col("network") == "mlp"))
+    varied = [name for name in (*STRUCTURE, "depth", "samples") if len(rows) and rows[name].n_unique() > 1]
+    if varied:
+        return not_run(f"the runs differ in {', '.join(varied)}; a claim is about one value of each")
+    ranks = [_rank_by_step(run) for run in rows.partition_by("run", maintain_order=True)] if len(rows) else []
+    ranks = [each for each in ranks if 0 in each and 75 in each]
+    if not ranks:
+        return not_run("needs runs of dynamics of 75 updates or more")
+    ratio = np.array([each[75] / each[0] for each in ranks])
+    half = np.array([_half_way(each) for each in ranks])
+    last = np.array([each[max(each)] / each[0] for each in ranks])
+    runs = Runs((), 0, rows["data"][0])
+    return _told(
+        runs,
+        [_part("rank of the last layer after 75 updates / before the first", ratio, Below(0.5))],
+        [
+            _reported(f"the same after {max(max(each) for each in ranks):,} updates", last, Below(0.5)),
+            _reported("first measured update half-way down", half, Below(76)),
+        ],
+    )
+
+
+def _transfer_drops(frame: pl.DataFrame) -> Verdict:
+    runs = deepest(frame)
+    unfit = _unfit(runs, "depth")
+    if unfit is not None:
+        return unfit
+    if not len(runs.fitted[0].curve("linear_probe", task=1)):
+        return not_run("needs a data set to probe out of distribution: --ood")
+
+    def drop(run: Run) -> float:
+        ood = run.curve("linear_probe", task=1)
+        return 100 * (ood[run.cut - 1] - ood[-1])
+
+    def together(run: Run) -> float:
+        return _rank_correlation(run.curve("numerical_rank")[run.cut :], run.curve("linear_probe", task=1)[run.cut :])
+
+    def retained(run: Run) -> float:
+        ood = run.curve("linear_probe", task=1)
+        return 100 * ood[-1] / ood.max()
+
+    def beyond_peak(run: Run) -> float:
+        return float(np.argmax(run.curve("linear_probe", task=1))) + 1 - run.cut
+
+    return _told(
+        runs,
+        [
+            _part("accuracy out of distribution, layer K less last (points)", runs.measured(drop), Above(0.0)),
+            _part(
+                "Spearman of rank and accuracy out of distribution in the tunnel", runs.measured(together), Above(0.0)
+            ),
+        ],
+        [
+            _reported("accuracy out of distribution kept at the last layer (%)", runs.measured(retained), Below(100.0)),
+            _reported("layer of the peak less K", runs.measured(beyond_peak), Equivalent(-1.0, 1.0)),
+        ],
+    )
+
+
+def _rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's; NaN below three points."""
+    return spearman(x, y) if len(x) >= 3 else math.nan
+
+
+def _more_classes(frame: pl.DataFrame) -> Verdict:
+    rows = frame.filter(pl.col("experiment") == "classes")
+    if rows.is_empty():
+        return not_run("needs finished runs of classes")
+    counts = rows.group_by("samples").agg(pl.col("classes").n_unique()).sort("classes", "samples")
+    runs = chosen_runs(rows, pl.col("samples") == counts["samples"][-1])
+    unfit = _unfit(runs, "classes")
+    if unfit is not None:
+        return unfit
+
+    def slopes(rho: float) -> np.ndarray:
+        return _slopes(runs, lambda run: math.log2(run.classes), lambda run: run.percent(rho))
+
+    if not len(slopes(RHO)):
+        return not_run("needs fitted runs of classes with several numbers of classes and the same seeds")
+    return _told(
+        runs,
+        [_part("slope of tunnel length (%) on log2(classes), equal samples", slopes(RHO), Below(0.0))],
+        [_reported(f"slope at rho {rho:g}", slopes(rho), Below(0.0)) for rho in RHOS if rho != RHO],
+    )
+
+
+def _more_samples(frame: pl.DataFrame) -> Verdict:
+    few = frame.filter(pl.col("experiment") == "samples")
+    if few.is_empty():
+        return not_run("needs finished runs of samples")
+    same = pl.col("depth").is_in(few["depth"].unique().to_list()) & (pl.col("network") == few["network"][0])
+    rows = frame.filter(pl.col("experiment").is_in(["samples", "depth"]) & same)
+    least = int(few["samples"].min())  # pyright: ignore[reportArgumentType]
+    runs = chosen_runs(rows, pl.col("samples").is_in([least, 4 * least]))
+    unfit = _unfit(runs, "samples")
+    if unfit is not None:
+        return unfit
+
+    def difference(rho: float) -> Interval:
+        one, four = (
+            {run.seed: run.percent(rho) for run in runs.fitted if run.field("samples") == count}
+            for count in (least, 4 * least)
+        )
+        seeds = sorted(set(one) & set(four))
+        pairs = [four[seed] for seed in seeds], [one[seed] for seed in seeds]
+        return paired_difference(*pairs, rng=np.random.default_rng(0))
+
+    if not difference(RHO).n:
+        return not_run("needs fitted runs at one and at four times the images with the same seeds")
+    inside = Equivalent(-10.0, 10.0)
+    return _told(
+        runs,
+        [_named("tunnel length (%), four times the images less once", verdict(difference(RHO), inside))],
+        [
+            _named(f"at rho {rho:g} (reported, not claimed)", verdict(difference(rho), inside))
+            for rho in RHOS
+            if rho != RHO
+        ],
+    )
+
+
+def _resets_hurt(frame: pl.DataFrame) -> Verdict:
+    runs = deepest(frame)
+    unfit = _unfit(runs, "depth")
+    if unfit is not None:
+        return unfit
+
+    def ratio(run: Run) -> float:
+        change = run.curve("weight_change_relative")[: run.layers]
+        tunnel, extractor = change[run.cut :], change[: run.cut]
+        return float(tunnel.mean() / extractor.mean()) if len(tunnel) else math.nan
+
+    def drop(run: Run, which: str) -> float:
+        count = run.layers - run.cut
+        return 100 * (run.accuracy() - run.value("reset_accuracy", f"{which}:{count}")) if count else math.nan
+
+    return _told(
+        runs,
+        [
+            _part("relative weight change, tunnel / extractor", runs.measured(ratio), Below(1.0)),
+            _part(
+                "accuracy lost when the tunnel is reset (points)", runs.measured(lambda r: drop(r, "last")), Above(10.0)
+            ),
+        ],
+        [
+            _reported(
+                "lost when as many first layers are reset (points)",
+                runs.measured(lambda r: drop(r, "first")),
+                Above(10.0),
+            )
+        ],
+    )
+
+
+def _difference(runs: Runs, one: str, other: str, task: int) -> np.ndarray:
+    return runs.measured(lambda run: swapped(run, one, task) - swapped(run, other, task))
+
+
+def _interchangeable(frame: pl.DataFrame) -> Verdict:
+    runs = swaps(frame)
+    unfit = _unfit(runs, "swap that have a tunnel")
+    if unfit is not None:
+        return unfit
+    inside = Equivalent(-5.0, 5.0)
+    return _told(
+        runs,
+        [_part("accuracy on task 1, E1T1 less E1T2 (points)", _difference(runs, "E1T1", "E1T2", 0), inside)],
+        [_reported("on task 2, E2T2 less E2T1", _difference(runs, "E2T2", "E2T1", 1), inside)],
+    )
+
+
+def _probe_recovers(frame: pl.DataFrame) -> Verdict:
+    runs = swaps(frame)
+    unfit = _unfit(runs, "swap that have a tunnel")
+    if unfit is not None:
+        return unfit
+    return _told(
+        runs,
+        [
+            _part(
+                "accuracy on task 1, E2 (FT) less E2T1 (FT) (points)",
+                _difference(runs, "E2 (FT)", "E2T1 (FT)", 0),
+                Above(0.0),
+            )
+        ],
+        [_reported("E2T1 (FT) less E2T1 as it is", _difference(runs, "E2T1 (FT)", "E2T1", 0), Above(0.0))],
+    )
+
+
+def _forgotten(run: Run) -> float:
+    """Accuracy on task 1 after it less after task 2, in points."""
+    return 100 * (run.accuracy(when=AFTER_TASK_1) - run.accuracy(when=AT_THE_END))
+
+
+def _shorter_forgets_less(frame: pl.DataFrame) -> Verdict:
+    runs = chosen_runs(swap_family(frame), free=("network",))
+    unfit = _unfit(runs, "swap")
+    if unfit is not None:
+        return unfit
+    most = max(run.layers for run in runs.fitted)
+    forgetting, accuracy = [], []
+    for full in (run for run in runs.fitted if run.layers == most):
+        shorter = [run for run in runs.fitted if run.seed == full.seed and full.cut <= run.layers < most]
+        if shorter:
+            short = min(shorter, key=lambda run: run.layers)
+            forgetting.append(_forgotten(short) - _forgotten(full))
+            accuracy.append(100 * (short.accuracy(when=AFTER_TASK_1) - full.accuracy(when=AFTER_TASK_1)))
+    if not forgetting:
+        return not_run("needs fitted shorter networks, with at least K layers, and full ones of the same seeds")
+    return _told(
+        runs,
+        [
+            _part("forgetting of task 1, shortest with K layers less full (points)", np.array(forgetting), Below(0.0)),
+            _part("accuracy on task 1, the same (points)", np.array(accuracy), NonInferior(2.0)),
+        ],
+    )
+
+
+def _variances(frame: pl.DataFrame) -> Verdict:
+    runs = deepest(frame)
+    unfit = _unfit(runs, "depth")
+    if unfit is not None:
+        return unfit
+
+    def trend(metric: str) -> np.ndarray:
+        def of(run: Run) -> float:
+            values = run.curve(metric)[run.cut :]
+            return _rank_correlation(np.arange(len(values), dtype=float), values)
+
+        return runs.measured(of)
+
+    return _told(
+        runs,
+        [
+            _part("Spearman of depth and variance within classes, in the tunnel", trend("class_within"), Below(0.0)),
+            _part("Spearman of depth and variance between classes", trend("class_between"), Above(0.0)),
+        ],
+        [_reported("Spearman of depth and within / between", trend("class_ratio"), Below(0.0))],
+    )
+
+
+CLAIMS = (
+    Claim(
+        "TUN-1",
+        "A tunnel exists in deep MLPs: it takes more than 25 % of the layers of the deepest",
+        "layers after about the fifth of an MLP-12 (second-hand). Against it: no tunnel in VGGm-11 without early "
+        "max-pools "
+        "(Harun et al. 2024)",
+        _tunnel_exists,
+    ),
+    Claim(
+        "TUN-2",
+        "The extractor's length does not depend on depth: the slope of K on depth is within 0.25 layers per layer",
+        "all layers added to an MLP join the tunnel (second-hand)",
+        _extractor_length,
+    ),
+    Claim(
+        "TUN-3",
+        "The rank collapses in the tunnel to about the number of classes: at most 3 times, and below the rank of "
+        "layer K",
+        "to about 10 for MLP and VGG (second-hand). Against it: ResNet-34 keeps a higher rank",
+        _rank_collapses,
+    ),
+    Claim(
+        "TUN-4",
+        "The collapse comes early: after 75 updates the last layer's rank is less than half of what it was",
+        "early in training, and it stays; the number 75 is second-hand",
+        _collapse_is_early,
+    ),
+    Claim(
+        "TUN-5",
+        "Accuracy out of distribution falls inside the tunnel, and follows the rank there",
+        "highest just before the tunnel. Harun et al. 2024 agree in direction; it depends on resolution and "
+        "augmentation",
+        _transfer_drops,
+    ),
+    Claim(
+        "TUN-6",
+        "More classes shorten the tunnel, at equal samples",
+        "shorter with more classes (second-hand); Harun et al. 2024 agree",
+        _more_classes,
+    ),
+    Claim(
+        "TUN-7",
+        "More samples do not change the tunnel's length: four times as many move it by less than 10 points",
+        "unchanged from CIFAR-10 to CINIC-10 (second-hand). Harun et al. 2024 vary other factors",
+        _more_samples,
+    ),
+    Claim(
+        "TUN-8",
+        "The tunnel's weights move less than the extractor's, but resetting them costs more than 10 points",
+        "tunnel layers change little; resetting them hurts clearly (second-hand)",
+        _resets_hurt,
+    ),
+    Claim(
+        "TUN-9",
+        "Tunnels are interchangeable between tasks of equally many classes: within 5 points on task 1",
+        "swapping costs nothing (second-hand). Against it: 20 to 26 points lost (Harun et al. 2024, ResNet-18)",
+        _interchangeable,
+    ),
+    Claim(
+        "TUN-10",
+        "The second extractor alone, with a new probe, recovers task 1 better than with the first tunnel and a new "
+        "probe",
+        "E2 (FT) above E2T1 (FT) (second-hand). Against it: below by 5 to 6 points (Harun et al. 2024)",
+        _probe_recovers,
+    ),
+    Claim(
+        "TUN-11",
+        "Networks shortened to at least K layers forget less, at an accuracy on task 1 at most 2 points lower",
+        "shallower networks keep accuracy and forget less (second-hand)",
+        _shorter_forgets_less,
+    ),
+    Claim(
+        "TUN-12",
+        "Inside the tunnel the variance within classes falls and the variance between classes rises",
+        "so in VGG-19 (second-hand)",
+        _variances,
+    ),
+)
