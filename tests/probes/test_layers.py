@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from neoteny.probes import (
+    LayerMeasure,
+    LayerProbe,
     class_variances,
     layers,
     layerwise,
@@ -117,6 +119,20 @@ def test_tolerances_of_the_rank(split):
     names = [metric for metric in table.columns if metric.startswith("numerical_rank")]
     assert names == ["numerical_rank", "numerical_rank_0.1"]
     assert (table.ranks[1e-1] < table.ranks[1e-3]).any()
+
+
+def test_the_rank_may_be_taken_of_fewer_samples():
+    features = np.random.default_rng(3).standard_normal((120, 12)).astype(np.float32)
+    features[:30, 4:] = 0
+    for samples, rank in ((30, 4), (None, 12)):
+        probe = LayerProbe("layers", (LayerMeasure.RANK,), rank_samples=samples)
+        none = layers.LayerLabels(np.zeros(0, int), np.zeros(120, int))
+        key = jax.random.key(0)
+        measurement = layers.LayerMeasurement(probe, ["dense"], [none], [layers.LayerKeys(key, key)])
+        measurement.take({(0, "dense"): layers.StageFeatures(None, features)})
+        table = measurement.tables()[0]
+        assert table.rank_samples.tolist() == [samples or 120]
+        assert table.ranks[1e-3].tolist() == [rank]
 
 
 def test_a_stage_that_is_not_finite_is_nan_and_no_other(split):

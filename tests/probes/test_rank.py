@@ -17,6 +17,7 @@ from neoteny.probes.rank import (
     entropy_rank,
     feature_rank,
     numerical_rank,
+    numerical_ranks,
     participation_ratio,
     stable_rank,
 )
@@ -395,3 +396,28 @@ class TestStageOutputs:
             flatten_features(np.ones((3, 4)), lanes=1)
         with pytest.raises(ValueError, match="lanes is -1"):
             pool_features(np.ones((3, 4)), lanes=-1)
+
+
+@pytest.mark.parametrize("shape", [(700, 530), (530, 700)])
+def test_large_matrices_are_counted_exactly_on_both_sides_of_every_tolerance(shape, monkeypatch):
+    tolerances = (1e-2, 1e-3, 1e-4)
+    shares = [1.0, *(t * side for t in tolerances for side in (1 + 1e-6, 1 - 1e-6)), 1e-12]
+    features = centred_matrix(np.sqrt(shares), *shape) + 3.0
+    counts = (2, 4, 6)
+    assert numerical_ranks(features, tolerances) == counts
+    assert numerical_ranks(features * 1e6, tolerances) == counts
+    assert numerical_ranks(features[:, ::-1], tolerances) == counts
+    assert numerical_ranks(np.zeros(shape), tolerances) == (0, 0, 0)
+    assert numerical_ranks(np.full(shape, 7.0), tolerances) == (0, 0, 0)
+    broken = features.copy()
+    broken[0, 0] = np.nan
+    assert np.isnan(numerical_ranks(np.stack([broken, features]), tolerances)[0][0])
+    assert numerical_ranks(np.stack([broken, features]), tolerances)[0][1] == counts[0]
+    monkeypatch.setattr(rank, "GRAM_UNITS", 10**9)
+    assert numerical_ranks(features, tolerances) == counts, "as from the singular values"
+
+
+def test_tolerances_too_small_for_a_gram_matrix_take_singular_values():
+    features = centred_matrix([1.0, 1e-5], 600, 520)
+    assert numerical_rank(features, 1e-11) == 2
+    assert numerical_rank(features, 1e-9) == 1

@@ -68,9 +68,9 @@ def curves(layers: int, cut: int) -> dict[str, np.ndarray]:
     }
 
 
-def depth_run(depth=12, seed=0, cut=CUT, train=0.99, **changed) -> list[dict]:
-    fields = {name: changed.pop(name) for name in ("data", "samples") if name in changed}
-    layers, run = depth - 1, Records("depth", seed, depth=depth, controls=True, **fields)
+def depth_run(depth=12, seed=0, cut=CUT, train=0.99, experiment="depth", **changed) -> list[dict]:
+    fields = {name: changed.pop(name) for name in ("data", "samples", "network") if name in changed}
+    layers, run = depth - 1, Records(experiment, seed, depth=depth, controls=True, **fields)
     made = {**curves(layers, cut), **changed}
     noisy = {name: by_layer(values + jitter(seed, 1e-3)) for name, values in made.items() if np.ndim(values)}
     run.add("linear_probe", by_layer(np.full(layers, 0.2)), branch="untrained")
@@ -117,13 +117,15 @@ def dynamics_run(seed: int, after_75: float) -> list[dict]:
     return run.rows
 
 
-def swap_run(seed: int, depth: int, *, swapped=0.78, alone=0.75, joined=0.70, forgot=0.3, train=0.99) -> list[dict]:
+def swap_run(
+    seed: int, depth: int, *, cut=CUT, swapped=0.78, alone=0.75, joined=0.70, forgot=0.3, train=0.99
+) -> list[dict]:
     layers, run = depth - 1, Records("swap", seed, depth=depth, ood="none")
     noise = jitter(seed, 2e-3)
     run.add("accuracy", train, split="train")
     run.add("accuracy", 0.8)
     run.event()
-    run.add("linear_probe", by_layer(curves(layers, CUT)["probe"] * 1.6))
+    run.add("linear_probe", by_layer(curves(layers, cut)["probe"] * 1.6))
     run.event()
     run.add("accuracy", 0.99, split="train", task=1)
     run.add("accuracy", 0.8, task=1)
@@ -227,10 +229,77 @@ def test_data_that_cannot_test_the_question_give_no_verdict():
     found = verdicts(pl.DataFrame(rows, infer_schema_length=None))
     assert found["TUN-3"]["verdict"] == "inconclusive"
     assert found["TUN-3"]["reason"].startswith("setting: fashion_mnist")
-    rows = [row for seed in range(SEEDS) for row in depth_run(12, seed, cut=1, probe=np.full(11, 0.5))]
-    found = verdicts(pl.DataFrame(rows, infer_schema_length=None))["TUN-1"]
-    assert found["verdict"] == "inconclusive"
-    assert "first layer" in found["reason"]
+
+
+def trivial_world(**changed) -> pl.DataFrame:
+    """As `world`, but the first layer of every network already separates the classes."""
+    flat = {
+        "depth": lambda seed: [r for d in DEPTHS for r in depth_run(d, seed, cut=1, probe=np.full(d - 1, 0.5))],
+        "classes": lambda seed: [
+            row
+            for count in (10, 100)
+            for row in light_run("classes", seed, 1, data="cifar100", classes=count, samples=1_800)
+        ],
+        "samples": lambda seed: light_run("samples", seed, 1, samples=2_500),
+        "swap": lambda seed: swap_run(seed, 10, cut=1) + swap_run(seed, 6, cut=1, forgot=0.2),
+    }
+    return world(**{**flat, **changed})
+
+
+def test_networks_whose_first_layer_separates_the_classes_decide_nothing():
+    found = verdicts(trivial_world())
+    decided = {name for name, claim in found.items() if claim["verdict"] != "inconclusive"}
+    assert decided == {"TUN-4"}, "only the rank while training begins does not rest on K"
+    for name in set(found) - decided:
+        assert "the first layer already separates the classes" in found[name]["reason"], name
+    assert found["TUN-2"]["measured"] == pytest.approx(0), "what was measured is shown all the same"
+
+
+def test_one_run_whose_first_layer_separates_the_classes_is_enough_to_withhold():
+    rows = lambda seed: depth_run(12, seed, cut=CUT if seed else 1)  # noqa: E731
+    assert verdicts(world(depth=rows))["TUN-3"]["verdict"] == "inconclusive"
+
+
+def vgg_run(seed: int, **changed) -> list[dict]:
+    return depth_run(11, seed, experiment="families", network="vgg11", **changed)
+
+
+PER_NETWORK = ("TUN-3", "TUN-5", "TUN-8", "TUN-12")
+
+
+def test_claims_about_classifiers_are_asked_of_every_network_that_can_test_them():
+    both = verdicts(world(families=vgg_run))
+    other = verdicts(trivial_world(families=vgg_run))
+    against = verdicts(
+        world(
+            families=lambda seed: vgg_run(
+                seed,
+                rank=np.full(10, 50.0),
+                ood=np.linspace(0.2, 0.4, 10),
+                reset=0.02,
+                within=np.linspace(1, 2, 10),
+            )
+        )
+    )
+    for name in PER_NETWORK:
+        assert [part["name"] for part in both[name]["parts"]] == ["MLP-12, width 512", "vgg11, cifar10"]
+        assert both[name]["verdict"] == "holds", name
+        assert other[name]["verdict"] == "holds", name
+        assert [part["verdict"] for part in other[name]["parts"]] == ["inconclusive", "holds"], name
+        assert "not judged by MLP-12" in other[name]["reason"]
+        assert against[name]["verdict"] == "fails", name
+        assert [part["verdict"] for part in against[name]["parts"]] == ["holds", "fails"], name
+    assert other["TUN-1"]["verdict"] == "inconclusive", "TUN-1 is about MLPs"
+    beside = {part["name"]: part["verdict"] for part in both["TUN-1"]["parts"]}
+    assert beside["tunnel length of vgg11, cifar10 (reported, not claimed)"] == "holds"
+
+
+def test_more_samples_may_be_asked_of_a_convolutional_network():
+    four = lambda seed: vgg_run(seed, samples=10_000)  # noqa: E731
+    few = lambda seed: light_run("samples", seed, 7, depth=11, network="vgg11", ood="none", samples=2_500)  # noqa: E731
+    found = verdicts(world(families=four, samples=few))["TUN-7"]
+    assert found["measured"] == pytest.approx(30), "K is 6 and 3 of 10"
+    assert found["verdict"] == "fails"
 
 
 def test_networks_without_a_tunnel_cannot_be_swapped():
@@ -276,7 +345,13 @@ def test_a_run_with_and_one_without_controls_are_one():
 def test_presets_ask_for_what_their_page_says():
     plan = make_plan(STUDY, Request("tunnel", "quick"))
     runs = [run.config for run in plan.runs.values()]
-    assert {config.depth for config in runs if config.samples == 10_000 and config.width == 512} >= set(DEPTHS)
+    mlps = [config for config in runs if config.network == "mlp"]
+    assert {config.depth for config in mlps if config.samples == 5_000 and config.width == 512} == set(DEPTHS)
+    assert {config.samples for config in runs if config.network == "vgg11" and config.data == "cifar10"} == {
+        2_500,
+        10_000,
+    }
+    assert {config.network for config in runs} == {"mlp", "vgg7", "vgg11"}
     assert all(config.momentum == 0.9 for config in runs)
     paper = [run.config for run in make_plan(STUDY, Request("tunnel", "paper")).runs.values()]
     assert {config.network for config in paper} == {"mlp", "vgg11", "vgg16", "vgg19", "resnet34"}

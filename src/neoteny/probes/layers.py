@@ -183,6 +183,7 @@ class LayerMeasurement:
         }
 
     def _rank(self, network: int, stage: str, test: np.ndarray) -> dict[str, float]:
+        test = test[: self._probe.rank_samples]
         n, width = test.shape
         if width > RANK_COLUMNS:
             key = jax.random.fold_in(self._keys[network].columns, zlib.crc32(stage.encode()))

@@ -95,8 +95,9 @@ class LayerProbe:
 
     The probes of one event share one pass of features. stages: which ones, in the network's order (empty: all but the
     last stage). pool: "gap" averages over positions first. threshold: of the tunnel. tolerances: of the rank; the first
-    is recorded as `numerical_rank`, others with their value. similarity_samples: test rows compared by CKA. l2, epochs,
-    learning_rate, batch_size, standardize: of the linear probe.
+    is recorded as `numerical_rank`, others with their value. rank_samples: test rows whose rank is taken (None: all).
+    similarity_samples: test rows compared by CKA. l2, epochs, learning_rate, batch_size, standardize: of the linear
+    probe.
     """
 
     name: str
@@ -107,6 +108,7 @@ class LayerProbe:
     pool: Literal["flat", "gap"] = "flat"
     threshold: float = 0.95
     tolerances: tuple[float, ...] = (1e-3,)
+    rank_samples: int | None = None
     similarity_samples: int = 2_000
     l2: float = 1e-4
     epochs: int = 30

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,14 +114,22 @@ def _verdicts(claims: Sequence[Mapping[str, Any]]) -> list[str]:
         )
     lines += ["", "| claim | quantity | measured | 95 % interval | seeds | verdict |", "|---|---|---|---|---|---|"]
     for claim in claims:
-        own = claim["measured"] is not None or not claim["parts"]
-        rows = [(claim["statement"], claim)] if own else []
-        for name, part in rows + [(part["name"], part) for part in claim["parts"]]:
+        for name, part in _quantities(claim["statement"], claim):
             lines.append(
                 f"| {claim['id']} | {_cell(name)} | {formats.number(part['measured'])} | "
                 f"{formats.interval(part['interval'])} | {part['n']} | {VERDICTS[part['verdict']]} |"
             )
     return lines
+
+
+def _quantities(name: str, verdict: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """What a verdict rests on: itself if it was measured, and its parts, however deep, each with where it belongs."""
+    if verdict["measured"] is not None or not verdict["parts"]:
+        yield name, verdict
+    for part in verdict["parts"]:
+        nested = bool(part["parts"]) and part["measured"] is None
+        for below, quantity in _quantities(part["name"], part):
+            yield (f"{part['name']}: {below}" if nested else below), quantity
 
 
 def _cell(text: str) -> str:

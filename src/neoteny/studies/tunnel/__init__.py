@@ -15,13 +15,13 @@ import polars as pl
 from neoteny.lab.study import Study
 from neoteny.studies.tunnel.claims import CLAIMS
 from neoteny.studies.tunnel.experiments import classes, depth, dynamics, families, samples, swap, width
-from neoteny.studies.tunnel.figures import FIGURES, looked_at
+from neoteny.studies.tunnel.figures import FIGURES, runs_looked_at
 from neoteny.studies.tunnel.runs import network_name
 from neoteny.studies.tunnel.settings import CONVERGED
 
 PRESETS = {
     "smoke": "8x8 digits, width 32, 2 epochs, one seed: seconds, to see that all works; its numbers mean nothing",
-    "quick": "MLPs of width 512 on 10,000 images of CIFAR-10, 5 seeds: about 40 minutes on two CPU cores",
+    "quick": "MLPs of width 512 and a narrow VGG-11 on 10,000 images of CIFAR-10, 5 seeds: an hour on two CPU cores",
     "paper": "MLPs of width 1024, VGG-19 and ResNet-34 on the whole of CIFAR-10 and CIFAR-100, 3 seeds, for a GPU",
 }
 
@@ -29,7 +29,7 @@ PRESETS = {
 def summary(frame: pl.DataFrame) -> tuple[str, ...]:
     """What was measured, in a sentence for each network."""
     told = []
-    runs = looked_at(frame)
+    runs = runs_looked_at(frame)
     for name in dict.fromkeys(network_name(run) for run in runs):
         own = [run for run in runs if network_name(run) == name]
         fitted = [run for run in own if run.converged]

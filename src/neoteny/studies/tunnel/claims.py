@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -25,6 +26,7 @@ from neoteny.analysis import (
     verdict,
 )
 from neoteny.analysis.claims import Claim
+from neoteny.analysis.verdicts import Outcome
 from neoteny.studies.tunnel.runs import (
     AFTER_TASK_1,
     AT_THE_END,
@@ -34,6 +36,7 @@ from neoteny.studies.tunnel.runs import (
     Runs,
     chosen_runs,
     deepest,
+    looked_at,
     swap_family,
     swapped,
     swaps,
@@ -62,14 +65,23 @@ def _told(runs: Runs, claimed: Sequence[Verdict], reported: Sequence[Verdict] = 
     """The verdict of a claim: withheld where the setting cannot test it, with the counter-checks beside it."""
     decided = claimed[0] if len(claimed) == 1 else all_of(list(claimed))
     parts = (*(claimed if len(claimed) > 1 else ()), *reported)
-    reason = decided.reason
+    outcome, reason = decided.outcome, decided.reason
     if runs.excluded:
         reason += f"; {runs.excluded} runs are left out, diverged or with a training accuracy below {CONVERGED}"
-    told = Verdict(decided.outcome, decided.measured, decided.interval, decided.n, reason, parts)
+    unable = _unable(runs)
+    if unable and outcome is not Outcome.NOT_RUN:
+        outcome, reason = Outcome.INCONCLUSIVE, f"setting: {unable}; else: {reason}"
+    return Verdict(outcome, decided.measured, decided.interval, decided.n, reason, parts)
+
+
+def _unable(runs: Runs) -> str:
+    """Why runs that were fitted cannot test for a tunnel all the same; empty if they can."""
     if runs.data in UNFIT:
-        why = f"setting: {runs.data} cannot test for a tunnel; {reason}"
-        return Verdict(inconclusive("").outcome, told.measured, told.interval, told.n, why, parts)
-    return told
+        return f"{runs.data} cannot test for a tunnel"
+    trivial = sum(run.trivial for run in runs.fitted)
+    if trivial:
+        return f"in {trivial} of {len(runs.fitted)} runs the first layer already separates the classes (K = 1)"
+    return ""
 
 
 def _unfit(runs: Runs, what: str) -> Verdict | None:
@@ -83,16 +95,37 @@ def _unfit(runs: Runs, what: str) -> Verdict | None:
     return None
 
 
+def _of_each_network(judge: Callable[[Runs], Verdict]) -> Callable[[pl.DataFrame], Verdict]:
+    """A claim about deep classifiers: of the deepest MLP of `depth` and of each network of `families`.
+
+    It holds if it holds of all that can test it; a setting in which K = 1 cannot.
+    """
+
+    def claim(frame: pl.DataFrame) -> Verdict:
+        each = looked_at(frame)
+        if not each:
+            return not_run("needs finished runs of depth or of families")
+        found = {name: _named(name, _unfit(runs, name) or judge(runs)) for name, runs in each.items()}
+        if len(found) == 1:
+            return _named("", next(iter(found.values())))
+        left = [name for name, runs in each.items() if not runs.fitted or _unable(runs)]
+        able = [one for name, one in found.items() if name not in left]
+        if not able:
+            reasons = "; ".join(f"{name}: {one.reason}" for name, one in found.items())
+            return Verdict(Outcome.INCONCLUSIVE, None, None, 0, reasons, tuple(found.values()))
+        decided = all_of(able)
+        reason = decided.reason + (f"; not judged by {', '.join(left)}: see its part" if left else "")
+        return Verdict(decided.outcome, None, None, decided.n, reason, tuple(found.values()))
+
+    return claim
+
+
 def _tunnel_exists(frame: pl.DataFrame) -> Verdict:
     runs = deepest(frame)
     unfit = _unfit(runs, "depth")
     if unfit is not None:
         return unfit
-    trivial = [run for run in runs.fitted if run.start().found and run.cut == 1]
     percent = runs.measured(Run.percent)
-    if trivial:
-        why = f"setting: in {len(trivial)} of {len(runs.fitted)} runs the first layer already separates the classes"
-        return inconclusive(why, _estimate(percent))
     claimed = [
         _part("tunnel length (% of layers)", percent, Above(25.0)),
         _part("share of runs with a tunnel start", runs.measured(lambda run: run.start().found), Equivalent(1.0, 1.0)),
@@ -111,6 +144,11 @@ def _tunnel_exists(frame: pl.DataFrame) -> Verdict:
                 if not np.isnan(v).all()
             ),
             _reported("last layer's probe, trained less untrained (points)", untrained, Above(0.0)),
+            *(
+                _reported(f"tunnel length of {name}", others.measured(Run.percent), Above(25.0))
+                for name, others in looked_at(frame).items()
+                if others.fitted and others is not runs and others.fitted[0].field("network") != "mlp"
+            ),
         ],
     )
 
@@ -160,11 +198,7 @@ def _extractor_length(frame: pl.DataFrame) -> Verdict:
     )
 
 
-def _rank_collapses(frame: pl.DataFrame) -> Verdict:
-    runs = deepest(frame)
-    unfit = _unfit(runs, "depth")
-    if unfit is not None:
-        return unfit
+def _rank_collapses(runs: Runs) -> Verdict:
 
     def share(metric: str, branch: str = "") -> np.ndarray:
         return runs.measured(lambda run: _last(run, metric, branch) / run.classes)
@@ -222,11 +256,7 @@ def _collapse_is_early(frame: pl.DataFrame) -> Verdict:
     )
 
 
-def _transfer_drops(frame: pl.DataFrame) -> Verdict:
-    runs = deepest(frame)
-    unfit = _unfit(runs, "depth")
-    if unfit is not None:
-        return unfit
+def _transfer_drops(runs: Runs) -> Verdict:
     if not len(runs.fitted[0].curve("linear_probe", task=1)):
         return not_run("needs a data set to probe out of distribution: --ood")
 
@@ -291,9 +321,9 @@ def _more_samples(frame: pl.DataFrame) -> Verdict:
     if few.is_empty():
         return not_run("needs finished runs of samples")
     same = pl.col("depth").is_in(few["depth"].unique().to_list()) & (pl.col("network") == few["network"][0])
-    rows = frame.filter(pl.col("experiment").is_in(["samples", "depth"]) & same)
+    rows = frame.filter(pl.col("experiment").is_in(["samples", "depth", "families"]) & same)
     least = int(few["samples"].min())  # pyright: ignore[reportArgumentType]
-    runs = chosen_runs(rows, pl.col("samples").is_in([least, 4 * least]))
+    runs = chosen_runs(rows, pl.col("samples").is_in([least, 4 * least]), free=("ood",))
     unfit = _unfit(runs, "samples")
     if unfit is not None:
         return unfit
@@ -321,11 +351,7 @@ def _more_samples(frame: pl.DataFrame) -> Verdict:
     )
 
 
-def _resets_hurt(frame: pl.DataFrame) -> Verdict:
-    runs = deepest(frame)
-    unfit = _unfit(runs, "depth")
-    if unfit is not None:
-        return unfit
+def _resets_hurt(runs: Runs) -> Verdict:
 
     def ratio(run: Run) -> float:
         change = run.curve("weight_change_relative")[: run.layers]
@@ -400,8 +426,9 @@ def _shorter_forgets_less(frame: pl.DataFrame) -> Verdict:
     if unfit is not None:
         return unfit
     most = max(run.layers for run in runs.fitted)
+    whole = tuple(run for run in runs.fitted if run.layers == most)
     forgetting, accuracy = [], []
-    for full in (run for run in runs.fitted if run.layers == most):
+    for full in whole:
         shorter = [run for run in runs.fitted if run.seed == full.seed and full.cut <= run.layers < most]
         if shorter:
             short = min(shorter, key=lambda run: run.layers)
@@ -410,7 +437,7 @@ def _shorter_forgets_less(frame: pl.DataFrame) -> Verdict:
     if not forgetting:
         return not_run("needs fitted shorter networks, with at least K layers, and full ones of the same seeds")
     return _told(
-        runs,
+        replace(runs, fitted=whole),
         [
             _part("forgetting of task 1, shortest with K layers less full (points)", np.array(forgetting), Below(0.0)),
             _part("accuracy on task 1, the same (points)", np.array(accuracy), NonInferior(2.0)),
@@ -418,11 +445,7 @@ def _shorter_forgets_less(frame: pl.DataFrame) -> Verdict:
     )
 
 
-def _variances(frame: pl.DataFrame) -> Verdict:
-    runs = deepest(frame)
-    unfit = _unfit(runs, "depth")
-    if unfit is not None:
-        return unfit
+def _variances(runs: Runs) -> Verdict:
 
     def trend(metric: str) -> np.ndarray:
         def of(run: Run) -> float:
@@ -461,7 +484,7 @@ CLAIMS = (
         "The rank collapses in the tunnel to about the number of classes: at most 3 times, and below the rank of "
         "layer K",
         "to about 10 for MLP and VGG (second-hand). Against it: ResNet-34 keeps a higher rank",
-        _rank_collapses,
+        _of_each_network(_rank_collapses),
     ),
     Claim(
         "TUN-4",
@@ -474,7 +497,7 @@ CLAIMS = (
         "Accuracy out of distribution falls inside the tunnel, and follows the rank there",
         "highest just before the tunnel. Harun et al. 2024 agree in direction; it depends on resolution and "
         "augmentation",
-        _transfer_drops,
+        _of_each_network(_transfer_drops),
     ),
     Claim(
         "TUN-6",
@@ -492,7 +515,7 @@ CLAIMS = (
         "TUN-8",
         "The tunnel's weights move less than the extractor's, but resetting them costs more than 10 points",
         "tunnel layers change little; resetting them hurts clearly (second-hand)",
-        _resets_hurt,
+        _of_each_network(_resets_hurt),
     ),
     Claim(
         "TUN-9",
@@ -517,6 +540,6 @@ CLAIMS = (
         "TUN-12",
         "Inside the tunnel the variance within classes falls and the variance between classes rises",
         "so in VGG-19 (second-hand)",
-        _variances,
+        _of_each_network(_variances),
     ),
 )

@@ -28,6 +28,15 @@ VGG = {
     "stop": (0.0,),
     "drops": (True,),
 }
+NARROW = {
+    "network": ("vgg11",),
+    "factor": (0.25,),
+    "learning_rate": (0.01,),
+    "weight_decay": (1e-4,),
+    "rank_samples": (2_000,),
+}
+"""A VGG that two CPU cores can train: unlike in an MLP, its first layers do not separate the classes of CIFAR-10."""
+
 RESNET = {**VGG, "network": ("resnet34",), "learning_rate": (0.1,), "epochs": (164,)}
 WHOLE = {"samples": (50_000,), "seed": (0, 1, 2)}
 """The paper's settings (section 3 of the specification), one for each family of networks."""
@@ -45,7 +54,7 @@ def depth_axes(preset: str) -> dict | list[dict]:
             {**WHOLE, **MLP, "depth": (6, 8, 10)},
             {**WHOLE, **MLP, "depth": (12,), "controls": (True,)},
         ]
-    quick = {"epochs": (70,), "seed": FIVE}
+    quick = {"samples": (5_000,), "epochs": (50,), "seed": FIVE}
     return [{**quick, "depth": (12,), "controls": (True,)}, {**quick, "depth": (10, 8, 6)}]
 
 
@@ -55,13 +64,15 @@ def width_axes(preset: str) -> dict | list[dict]:
         return {**SMOKE, "width": (16,)}
     if preset == "paper":
         return [{**WHOLE, **MLP, "width": (256, 2048)}, {**WHOLE, **VGG, "factor": (0.25, 2.0)}]
-    return {"width": (128,), "epochs": (70,), "seed": FIVE}
+    return {"samples": (5_000,), "width": (128,), "epochs": (50,), "seed": FIVE}
 
 
 def families_axes(preset: str) -> list[dict]:
-    """Convolutional networks: for a GPU."""
-    if preset != "paper":
+    """Convolutional networks: a narrow VGG-11 in `quick`, those of the paper in `paper`."""
+    if preset == "smoke":
         return []
+    if preset == "quick":
+        return [{**NARROW, "epochs": (32,), "seed": FIVE, "controls": (True,)}]
     return [{**WHOLE, **family, "data": ("cifar10", "cifar100"), "controls": (True,)} for family in (VGG, RESNET)]
 
 
@@ -69,21 +80,21 @@ def classes_axes(preset: str) -> dict | list[dict]:
     """Subsets of the classes of CIFAR-100 with as many images in all; in `paper` also with as many of each class."""
     if preset == "smoke":
         return {**SMOKE, "classes": (3, 6), "samples": (300,)}
-    shared = {"data": ("cifar100",), "ood": ("cifar10",), "ood_classes": ("all",), "depth": (10,), "seed": THREE}
+    shared = {"data": ("cifar100",), "ood": ("cifar10",), "ood_classes": ("all",), "seed": THREE}
     if preset == "paper":
         shared = {**shared, **VGG}
         equal = {**shared, "classes": CLASS_COUNTS, "samples": (5_000,)}
         return [equal, *({**shared, "classes": (k,), "samples": (500 * k,)} for k in CLASS_COUNTS[1:])]
-    return {**shared, "classes": CLASS_COUNTS, "samples": (1_800,)}
+    return {**shared, **NARROW, "ood": ("none",), "epochs": (60,), "classes": CLASS_COUNTS, "samples": (1_800,)}
 
 
 def samples_axes(preset: str) -> dict | list[dict]:
-    """A quarter of the images of the same network in `depth`."""
+    """A quarter of the images of the same network in `depth` or `families`."""
     if preset == "smoke":
         return {**SMOKE, "samples": (100,)}
     if preset == "paper":
         return {**WHOLE, **MLP, "depth": (10,), "samples": (12_500,)}
-    return {"samples": (2_500,), "depth": (10,), "epochs": (100,), "seed": FIVE}
+    return {**NARROW, "ood": ("none",), "samples": (2_500,), "epochs": (60,), "seed": FIVE}
 
 
 def dynamics_axes(preset: str) -> dict | list[dict]:
@@ -105,7 +116,7 @@ def swap_axes(preset: str) -> dict | list[dict]:
             {**vgg, "network": ("vgg19", "vgg16", "vgg11")},
             {**WHOLE, **MLP, "ood": ("none",), "depth": (4, 6, 12)},
         ]
-    return {"depth": (10, 6, 4), "ood": ("none",), "epochs": (40,), "seed": FIVE}
+    return {**NARROW, "network": ("vgg11", "vgg7"), "ood": ("none",), "epochs": (40,), "seed": FIVE}
 
 
 depth = Experiment("depth", Config, depth_axes, stream, learner, depth_script, source)

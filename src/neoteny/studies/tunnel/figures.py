@@ -61,7 +61,7 @@ def _layer_figure(
     return figure
 
 
-def looked_at(frame: pl.DataFrame) -> list[Run]:
+def runs_looked_at(frame: pl.DataFrame) -> list[Run]:
     """The runs looked at layer by layer, the deepest first."""
     found = all_runs(frame, "depth") + all_runs(frame, "families")
     return sorted(found, key=lambda run: (-run.layers, network_name(run), run.seed))
@@ -77,7 +77,7 @@ def _probes_figure(frame: pl.DataFrame) -> Figure | None:
         "out of distribution": _percent("linear_probe", task=1),
         "in distribution, untrained": _percent("linear_probe", branch="untrained"),
     }
-    return _layer_figure(looked_at(frame), curves, y_label="linear probe accuracy (%)")
+    return _layer_figure(runs_looked_at(frame), curves, y_label="linear probe accuracy (%)")
 
 
 def _rank_figure(frame: pl.DataFrame) -> Figure | None:
@@ -86,7 +86,7 @@ def _rank_figure(frame: pl.DataFrame) -> Figure | None:
         "untrained": lambda run: run.curve("numerical_rank", branch="untrained"),
     }
     return _layer_figure(
-        looked_at(frame), curves, y_label="numerical rank", y_log=True, references={"10 classes": 10.0}
+        runs_looked_at(frame), curves, y_label="numerical rank", y_log=True, references={"10 classes": 10.0}
     )
 
 
@@ -96,7 +96,7 @@ def _variance_figure(frame: pl.DataFrame) -> Figure | None:
         "between classes": lambda run: run.curve("class_between"),
         "within / between": lambda run: run.curve("class_ratio"),
     }
-    return _layer_figure(looked_at(frame), curves, y_label="variance of features", y_log=True)
+    return _layer_figure(runs_looked_at(frame), curves, y_label="variance of features", y_log=True)
 
 
 def _change_figure(frame: pl.DataFrame) -> Figure | None:
@@ -104,7 +104,7 @@ def _change_figure(frame: pl.DataFrame) -> Figure | None:
         "relative to the initial norm": lambda run: run.curve("weight_change_relative")[: run.layers],
         "root mean square": lambda run: run.curve("weight_change")[: run.layers],
     }
-    return _layer_figure(looked_at(frame), curves, y_label="weight change", y_log=True)
+    return _layer_figure(runs_looked_at(frame), curves, y_label="weight change", y_log=True)
 
 
 def _reset_figure(frame: pl.DataFrame) -> Figure | None:
@@ -115,7 +115,7 @@ def _reset_figure(frame: pl.DataFrame) -> Figure | None:
 
     from neoteny.report.figures import curves, settings
 
-    table = _by_layer(looked_at(frame), {"last layers": resets("last"), "first layers": resets("first")})
+    table = _by_layer(runs_looked_at(frame), {"last layers": resets("last"), "first layers": resets("first")})
     if table is None:
         return None
     panel = "network" if table["network"].n_unique() > 1 else None
@@ -129,7 +129,7 @@ def _reset_figure(frame: pl.DataFrame) -> Figure | None:
 def _cka_figure(frame: pl.DataFrame) -> Figure | None:
     from neoteny.report.figures import heatmap
 
-    runs = looked_at(frame)
+    runs = runs_looked_at(frame)
     if not runs:
         return None
     most = runs[0].layers

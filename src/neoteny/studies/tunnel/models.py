@@ -12,12 +12,17 @@ from neoteny.networks import Maker, he, head_per_task, mlp, resnet, torch_unifor
 from neoteny.studies.tunnel.settings import Config, halves, main_data, source_data
 from neoteny.tasks.sources import Minibatch
 
+SHORTENED = {"vgg7": (1, 1, 2), "vgg9": (1, 1, 2, 2)}
+"""Convolutions of each group; VGG-11 has (1, 1, 2, 2, 2)."""
+
 
 def maker(config: Config, shape: tuple[int, ...], classes: int) -> Maker:
     """The network of this configuration; every hidden stage is a measurement point."""
     if config.network == "mlp":
         initializer = {"he": he, "torch_uniform": torch_uniform}[config.init]
         return mlp(shape, [config.width] * (config.depth - 1), classes, initializer=initializer)
+    if config.network in SHORTENED:
+        return vgg(shape, classes, depth=SHORTENED[config.network], width=config.factor)
     depth = int(config.network.removeprefix("vgg").removeprefix("resnet"))
     make = vgg if config.network.startswith("vgg") else resnet
     return make(shape, classes, depth=depth, width=config.factor)

@@ -20,7 +20,7 @@ UNFIT = ("digits", "mnist_digits", "mnist", "fashion_mnist", "teacher")
 
 STRUCTURE = (
     "data", "ood", "ood_classes", "network", "width", "factor", "init", "normalise", "batch", "stop",
-    "learning_rate", "momentum", "weight_decay", "drops", "probe_epochs",
+    "learning_rate", "momentum", "weight_decay", "drops", "probe_epochs", "rank_samples",
 )  # fmt: skip
 """What must be one setting for a claim, besides what it varies."""
 
@@ -87,6 +87,11 @@ class Run:
         """K at the default threshold: the last extractor layer, counted from 1."""
         return int(self.start().layer)
 
+    @functools.cached_property
+    def trivial(self) -> bool:
+        """Whether the first layer's features already separate the classes: such data cannot test for a tunnel."""
+        return self.cut == 1 and bool(self.start().found)
+
     def percent(self, rho: float = RHO, branch: str = "") -> float:
         """Length of the tunnel in percent of the layers; NaN if the probes of a control were not trained."""
         if not len(self.curve("linear_probe", branch=branch, when=AFTER_TASK_1)):
@@ -144,6 +149,20 @@ def deepest(frame: pl.DataFrame) -> Runs:
     """The deepest MLPs of `depth`, which most claims are about."""
     rows = frame.filter(pl.col("experiment") == "depth")
     return chosen_runs(rows, pl.col("depth") == rows["depth"].max()) if len(rows) else Runs((), 0)
+
+
+def looked_at(frame: pl.DataFrame) -> dict[str, Runs]:
+    """The networks every layer of which was looked at: the deepest MLP of `depth`, and each of `families`."""
+    found = {}
+    mlps = deepest(frame)
+    if mlps.fitted or mlps.excluded:
+        found[network_name(mlps.fitted[0]) if mlps.fitted else "the deepest MLP"] = mlps
+    rows = frame.filter(pl.col("experiment") == "families")
+    for (network, data), part in rows.partition_by("network", "data", as_dict=True, maintain_order=True).items():
+        runs = chosen_runs(part)
+        if runs.fitted or runs.excluded:
+            found[f"{network}, {data}"] = runs
+    return found
 
 
 def swaps(frame: pl.DataFrame) -> Runs:

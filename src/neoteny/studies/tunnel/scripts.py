@@ -29,7 +29,8 @@ def _scores(task: Task) -> tuple[Event, ...]:
 
 
 def _layers(config: Config, *measures: LayerMeasure, **settings: Any) -> LayerProbe:
-    return LayerProbe("layers", measures, threshold=RHO, epochs=config.probe_epochs, **settings)
+    shared = {"threshold": RHO, "epochs": config.probe_epochs, "rank_samples": config.rank_samples or None}
+    return LayerProbe("layers", measures, **shared, **settings)
 
 
 ACCURACY, RANK, VARIANCES, SIMILARITY, TUNNEL = LayerMeasure

@@ -35,7 +35,8 @@ DYNAMICS = (0, 1, 2, 5, 10, 20, 40, 75, 150, 300, 1_000)
 
 DYNAMICS_SAMPLES = 2_000
 
-NetworkName = Literal["mlp", "vgg11", "vgg16", "vgg19", "resnet18", "resnet34"]
+NetworkName = Literal["mlp", "vgg7", "vgg9", "vgg11", "vgg16", "vgg19", "resnet18", "resnet34"]
+"""vgg7 and vgg9 are the first three and four groups of vgg11: shortened networks for `swap`."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Config:
     weight_decay: Lane[float] = 0.0
     drops: bool = False  # the rate is divided by 10 after a half and after three quarters of the epochs
     probe_epochs: int = 30  # of the linear probes
+    rank_samples: int = 0  # test images whose rank is taken; 0: all
     controls: bool = False  # measure also untrained, with raw probe inputs, and on fewer images
     seed: Lane[int] = 0
 
@@ -70,8 +72,9 @@ class Config:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.depth < 2:
             raise ValueError(f"depth must be at least 2 linear layers, one of them hidden, not {self.depth}")
-        if self.classes < 0:
-            raise ValueError(f"classes must not be negative, not {self.classes}")
+        for name in ("classes", "rank_samples"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if not 0 <= self.stop <= 1:
             raise ValueError(f"stop must be an accuracy from 0 to 1, not {self.stop}")
         for name in ("learning_rate", "factor"):
