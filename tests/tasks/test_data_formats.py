@@ -17,7 +17,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from neoteny.errors import UsageError
-from neoteny.tasks import formats, images, places
+from neoteny.tasks import catalogue, formats, images, places
 
 
 @pytest.fixture
@@ -429,6 +429,28 @@ def test_image_folder_round_trip(tmp_path):
     assert images.image_folder(str(tmp_path)) is data
     save(tmp_path / "train" / "bee" / "new.png", x[0])
     assert len(images.image_folder(tmp_path).inputs) == 13
+
+
+def test_cinic10_is_read_from_the_folders_of_its_archive(root):
+    names = places.CINIC10.class_names
+    for split, count in (("train", 2), ("valid", 1), ("test", 1)):
+        for label, name in enumerate(names):
+            folder = root / "CINIC-10" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                shade = 20 * label + 5 * number + len(split)
+                mode, colour = ("L", shade) if label == 3 else ("RGB", (shade, 0, 0))
+                Image.new(mode, (32, 32), colour).save(folder / f"{number}.png")
+    data = images.cinic10()
+    assert data.class_names == names
+    assert data.input_shape == (32, 32, 3)
+    assert {split: len(rows) for split, rows in data.splits.items()} == {"train": 20, "dev": 10, "test": 10}
+    for split, folder in (("train", "train"), ("dev", "valid"), ("test", "test")):
+        rows = data.splits[split]
+        reds = data.inputs[rows][:, 0, 0, 0].astype(int) - len(folder)
+        assert (reds // 20 == data.targets[rows]).all(), split
+    assert catalogue.load("cinic10") is data
+    assert "image folder" in catalogue.find("cinic10").where
 
 
 def test_image_folder_without_splits_counts_numbers(tmp_path):

@@ -44,6 +44,7 @@ KNOWN: dict[str, Entry] = {
         Entry(places.MNIST, images.mnist),
         Entry(places.CIFAR10, images.cifar10),
         Entry(places.CIFAR100, images.cifar100),
+        Entry(places.CINIC10, images.cinic10),
     )
 }
 

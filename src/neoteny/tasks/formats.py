@@ -472,6 +472,14 @@ def read_image_folder(path: Path, resize: tuple[int, int] | None = None) -> Cont
     return Contents({split: (inputs[split], np.asarray(labels[split])) for split in files}, tuple(names))
 
 
+def has_image_folder(path: Path) -> bool:
+    """Whether there are class folders in path/train."""
+    return path.is_dir() and split_folders(path) != {"train": path}
+
+
+IMAGE_FOLDER = Format("image folder", has_image_folder, read_image_folder)
+
+
 # --- Parquet, in the layout of the Hugging Face hub -----------------------------------------------------
 
 _SHARD = re.compile(r"(?P<split>[A-Za-z]+)(?:-(?P<part>\d{5})-of-(?P<parts>\d{5})(?:-[0-9a-f]+)?)?")

@@ -400,6 +400,11 @@ def cifar100(*, dev: Size = DEV) -> Arrays:
     return _known(places.CIFAR100, dev)
 
 
+def cinic10(*, dev: Size = DEV) -> Arrays:
+    """CINIC-10, 90,000 + 90,000 + 90,000 (or the subset that is found): 32x32x3 uint8. dev is its `valid`."""
+    return _known(places.CINIC10, dev)
+
+
 def _known(data: DataSet, dev: Size) -> Arrays:
     place = places.locate(data)
     if place is not None:

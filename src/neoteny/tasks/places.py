@@ -215,6 +215,23 @@ CIFAR10 = DataSet(
     hub=HubName("uoft-cs/cifar10"),
 )
 
+CINIC10 = DataSet(
+    name="cinic10",
+    title="CINIC-10",
+    shape=(32, 32, 3),
+    class_names=CIFAR10.class_names,
+    citation="Darlow, Crowley, Antoniou & Storkey 2018",
+    terms="CC BY 4.0",
+    get=_GET.format(files="cinic10/ holding the archive's train/, valid/ and test/"),
+    candidates=(
+        Candidate("cinic10.npz", formats.NPZ),
+        Candidate("cinic10", formats.IMAGE_FOLDER),
+        Candidate("CINIC-10", formats.IMAGE_FOLDER),
+        Candidate("cinic10", _parquet("label")),
+    ),
+    hub=HubName("flwrlabs/cinic10"),
+)
+
 # fmt: off
 _CIFAR100_NAMES = (
     "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl",
@@ -250,4 +267,4 @@ CIFAR100 = DataSet(
     hub=HubName("uoft-cs/cifar100", label="fine_label"),
 )
 
-KNOWN = (MNIST_DIGITS, DIGITS, FASHION_MNIST, MNIST, CIFAR10, CIFAR100)
+KNOWN = (MNIST_DIGITS, DIGITS, FASHION_MNIST, MNIST, CIFAR10, CIFAR100, CINIC10)

@@ -73,7 +73,9 @@ def families_axes(preset: str) -> list[dict]:
         return []
     if preset == "quick":
         return [{**NARROW, "epochs": (32,), "seed": FIVE, "controls": (True,)}]
-    return [{**WHOLE, **family, "data": ("cifar10", "cifar100"), "controls": (True,)} for family in (VGG, RESNET)]
+    looked_at = [{**WHOLE, **family, "data": ("cifar10", "cifar100"), "controls": (True,)} for family in (VGG, RESNET)]
+    more_images = [{**WHOLE, **family, "data": ("cinic10",), "samples": (90_000,)} for family in (VGG, RESNET)]
+    return looked_at + more_images
 
 
 def classes_axes(preset: str) -> dict | list[dict]:
