@@ -30,8 +30,8 @@ VGG = {
 }
 NARROW = {
     "network": ("vgg11",),
-    "factor": (0.25,),
-    "learning_rate": (0.01,),
+    "factor": (0.125,),
+    "learning_rate": (0.02,),
     "weight_decay": (1e-4,),
     "rank_samples": (2_000,),
 }
@@ -72,7 +72,7 @@ def families_axes(preset: str) -> list[dict]:
     if preset == "smoke":
         return []
     if preset == "quick":
-        return [{**NARROW, "epochs": (32,), "seed": FIVE, "controls": (True,)}]
+        return [{**NARROW, "epochs": (40,), "seed": FIVE, "controls": (True,)}]
     looked_at = [{**WHOLE, **family, "data": ("cifar10", "cifar100"), "controls": (True,)} for family in (VGG, RESNET)]
     more_images = [{**WHOLE, **family, "data": ("cinic10",), "samples": (90_000,)} for family in (VGG, RESNET)]
     return looked_at + more_images
@@ -87,7 +87,7 @@ def classes_axes(preset: str) -> dict | list[dict]:
         shared = {**shared, **VGG}
         equal = {**shared, "classes": CLASS_COUNTS, "samples": (5_000,)}
         return [equal, *({**shared, "classes": (k,), "samples": (500 * k,)} for k in CLASS_COUNTS[1:])]
-    return {**shared, **NARROW, "ood": ("none",), "epochs": (60,), "classes": CLASS_COUNTS, "samples": (1_800,)}
+    return {**shared, **NARROW, "ood": ("none",), "epochs": (120,), "classes": CLASS_COUNTS, "samples": (1_800,)}
 
 
 def samples_axes(preset: str) -> dict | list[dict]:
@@ -96,7 +96,7 @@ def samples_axes(preset: str) -> dict | list[dict]:
         return {**SMOKE, "samples": (100,)}
     if preset == "paper":
         return {**WHOLE, **MLP, "depth": (10,), "samples": (12_500,)}
-    return {**NARROW, "ood": ("none",), "samples": (2_500,), "epochs": (60,), "seed": FIVE}
+    return {**NARROW, "ood": ("none",), "samples": (2_500,), "epochs": (100,), "seed": FIVE}
 
 
 def dynamics_axes(preset: str) -> dict | list[dict]:
@@ -118,7 +118,7 @@ def swap_axes(preset: str) -> dict | list[dict]:
             {**vgg, "network": ("vgg19", "vgg16", "vgg11")},
             {**WHOLE, **MLP, "ood": ("none",), "depth": (4, 6, 12)},
         ]
-    return {**NARROW, "network": ("vgg11", "vgg7"), "ood": ("none",), "epochs": (40,), "seed": FIVE}
+    return {**NARROW, "network": ("vgg11", "vgg7"), "ood": ("none",), "epochs": (50,), "seed": FIVE}
 
 
 depth = Experiment("depth", Config, depth_axes, stream, learner, depth_script, source)
