@@ -163,7 +163,7 @@ def _kernels(network) -> list[np.ndarray]:
             case Conv2d():
                 arrays.append(np.asarray(layer.weight).transpose(3, 2, 0, 1))
             case Dense():
-                arrays += [np.asarray(layer.weight).T, np.asarray(layer.bias)]
+                arrays += [np.asarray(layer.weight), np.asarray(layer.bias)]
             case BatchNorm() | GroupNorm():
                 arrays += [np.asarray(layer.scale), np.asarray(layer.bias)]
     return arrays

@@ -86,8 +86,8 @@ class GroupNorm(Layer):
         mean = jnp.mean(by_group(jnp.mean(y, axis=1)), axis=-1, keepdims=True)
         square = jnp.mean(by_group(jnp.mean(jnp.square(y), axis=1)), axis=-1, keepdims=True)
         factor = lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0) + self.epsilon)
-        normalised = (y * to_features(factor) - to_features(mean * factor)).reshape(x.shape)
-        return _scaled(normalised, self.scale, self.bias).astype(x.dtype), self
+        normalised = _folded(y, to_features(mean), to_features(factor), self.scale, self.bias)
+        return normalised.reshape(x.shape).astype(x.dtype), self
 
 
 class BatchNorm(Layer):
@@ -132,7 +132,7 @@ class BatchNorm(Layer):
         y = y - shift
         mean = jnp.mean(y, axis=axes)
         variance = jnp.maximum(jnp.mean(jnp.square(y), axis=axes) - jnp.square(mean), 0)
-        normalised = (y - mean) * lax.rsqrt(variance + self.epsilon)
+        normalised = _folded(y, mean, lax.rsqrt(variance + self.epsilon), self.scale, self.bias)
         updated = eqx.tree_at(
             lambda layer: (layer.mean, layer.variance),
             self,
@@ -141,7 +141,7 @@ class BatchNorm(Layer):
                 self._moved(self.variance, variance * (count / (count - 1))),
             ),
         )
-        return _scaled(normalised, self.scale, self.bias).astype(x.dtype), updated
+        return normalised.astype(x.dtype), updated
 
     def _moved(self, statistic: Statistic, batch: Array) -> Statistic:
         old = statistic.value
@@ -205,6 +205,17 @@ def _affine(size: int, affine: bool) -> tuple[Array | None, Array | None]:
 
 def _scaled(x: Array, scale: Array | None, bias: Array | None) -> Array:
     return x if scale is None or bias is None else x * scale + bias
+
+
+def _folded(y: Array, mean: Array, factor: Array, scale: Array | None, bias: Array | None) -> Array:
+    """(y - mean) * factor * scale + bias as one product and one sum a number.
+
+    Its gradient then needs two sums over batch and places instead of four, and these are most of a norm's time on a
+    CPU: half as long, forward and backward.
+    """
+    factor = factor if scale is None else factor * scale
+    shift = -mean * factor
+    return y * factor + (shift if bias is None else shift + bias)
 
 
 def _at_least_float32(x: Array) -> Array:
