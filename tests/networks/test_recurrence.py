@@ -1,6 +1,7 @@
 """The recurrence against a complex128 loop in NumPy and its gradients against sums written out."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -342,6 +343,22 @@ def test_platforms_choose_their_own_way():
     }
     assert "while" in modules["cpu"]
     assert "while" not in modules["cuda"]
+
+
+@pytest.mark.parametrize("length", [40, 41, 45])
+def test_the_loops_on_a_cpu_copy_no_whole_array(length):
+    lam, b, _, _ = (jnp.asarray(x, jnp.complex64) for x in problem(3, length, 5))
+
+    def both(lam, b, g):
+        h, pull = jax.vjp(functools.partial(diagonal_recurrence, method="sequential"), lam, b)
+        return h, *pull(g)
+
+    program = jax.jit(both).lower(lam, b, b).compile().as_text()
+    loops, entry = program.split("ENTRY ")
+    whole = re.compile(rf"= c64\[1,3,{length},5\]\S* copy\(")
+    assert "while(" in loops + entry
+    assert not whole.findall(loops)
+    assert len(whole.findall(entry)) <= 2  # b and g belong to the caller
 
 
 def test_types():
