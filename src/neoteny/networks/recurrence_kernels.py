@@ -3,7 +3,7 @@
 Shapes everywhere: lam (groups, state), b (groups, batch, length, state), initial (groups, batch, state), reset
 (groups, batch, length) of bool or None; a group is a set of sequences with one lam, for instance a lane. With `reverse`
 time runs from the last step to the first and `initial` is the state after the last. `associative` and `fft` are
-parallel in time throughout; `sequential` reads and writes every number once, which is the least there is to do.
+parallel in time throughout; `sequential` reads and writes every number of the arrays once, in place.
 """
 
 from __future__ import annotations
