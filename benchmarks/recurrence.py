@@ -225,7 +225,7 @@ def _as_published(network) -> tuple[dict, list]:
     blocks, statistics = [], []
     for stage in network.stages[1:-1]:
         mixer, glu = stage.mixer, stage.glu.dense
-        w1, w2 = jnp.split(glu.weight, 2, axis=1)
+        w1, w2 = jnp.split(glu.weight.T, 2, axis=1)
         b1, b2 = jnp.split(glu.bias, 2)
         blocks.append(
             {
@@ -248,8 +248,8 @@ def _as_published(network) -> tuple[dict, list]:
         statistics.append({"mean": stage.norm.mean.value, "variance": stage.norm.variance.value})
     encoder, head = network.stages[0].layer, network.stages[-1].layers[-1]
     parameters = {
-        "encoder": {"w": encoder.weight, "b": encoder.bias},
-        "head": {"w": head.weight, "b": head.bias},
+        "encoder": {"w": encoder.weight.T, "b": encoder.bias},
+        "head": {"w": head.weight.T, "b": head.bias},
         "blocks": blocks,
     }
     return parameters, statistics

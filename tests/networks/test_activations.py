@@ -48,6 +48,12 @@ def test_gradients_are_finite_everywhere(function):
     assert np.isfinite(jax.grad(lambda x: jnp.sum(function(x) * 1e-3))(x)).all()
 
 
+def test_gelu_in_single_precision():
+    x = np.linspace(-12, 12, 2001, dtype=np.float32)
+    exact = REFERENCES[gelu](x.astype(np.float64))
+    assert np.max(np.abs(gelu(jnp.asarray(x)) - exact) / np.maximum(1, np.abs(x))) < 2e-7
+
+
 def test_derivative_of_relu_at_zero_is_zero():
     assert jax.grad(lambda x: relu(x))(0.0) == 0
 

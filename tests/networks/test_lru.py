@@ -11,7 +11,8 @@ import optax
 import pytest
 import scipy.stats
 
-from neoteny.networks import identity, relu, tanh
+from neoteny.learners.optimizers import adamw_groups
+from neoteny.networks import Dense, identity, relu, tanh
 from neoteny.networks.lru import (
     LRU,
     DenseRecurrence,
@@ -169,6 +170,16 @@ def test_the_layer_is_its_formula(bidirectional, gamma):
     np.testing.assert_allclose(layer(x)[0], y, atol=3e-6)
 
 
+def test_bidirectional_on_the_reversed_sequence_swaps_its_halves():
+    layer, x = LRU(WIDTH, STATE, key=KEY, bidirectional=True), inputs()
+    swapped = eqx.tree_at(lambda n: (n.C_re, n.C_im), layer, (layer.C_re[::-1], layer.C_im[::-1]))
+    np.testing.assert_allclose(swapped(x[:, ::-1])[0][:, ::-1], layer(x)[0], atol=1e-6)
+    forwards = eqx.tree_at(lambda n: (n.C_re, n.C_im), layer, (layer.C_re[:1], layer.C_im[:1]))
+    backwards = eqx.tree_at(lambda n: (n.C_re, n.C_im), layer, (layer.C_re[1:], layer.C_im[1:]))
+    halves = forwards(x)[0] + backwards(x[:, ::-1])[0][:, ::-1] - layer.D * x
+    np.testing.assert_allclose(halves, layer(x)[0], atol=1e-6)
+
+
 def test_conjugate_pairs_are_a_real_dense_linear_network():
     layer, x = LRU(WIDTH, STATE, key=KEY, gamma=False), inputs()
     lam, arrays = np.asarray(layer.lam, complex), as_double(layer)
@@ -309,6 +320,20 @@ def test_names_of_slow_fields_are_those_of_the_system():
     assert not {path[-1].name for path, _ in jax.tree_util.tree_leaves_with_path(block)} & SLOW
 
 
+@pytest.mark.parametrize("name", ["lru", "dense", "s4d", "s5"])
+def test_weight_decay_leaves_the_system_bitwise_as_it_is(name):
+    params = eqx.filter(LAYERS[name](key=KEY), eqx.is_inexact_array)
+    gradients = jax.tree.map(lambda x: 0.1 + jnp.sin(x), params)
+
+    def stepped(decay):
+        rule = adamw_groups(1e-2, weight_decay=decay, slow=SLOW, factor=0.25)
+        return optax.apply_updates(params, rule.update(gradients, rule.init(params), params)[0])
+
+    leaves = zip(jax.tree_util.tree_leaves_with_path(stepped(0.0)), jax.tree.leaves(stepped(0.5)), strict=True)
+    for (path, plain), decayed in leaves:
+        assert np.array_equal(plain, decayed) is (path[-1].name in SLOW), path
+
+
 @pytest.mark.parametrize("gate", list(Gate))
 def test_gated_linear_unit(gate):
     layer, z = GLU(WIDTH, gate, key=KEY), np.asarray(inputs(), np.float64)
@@ -387,6 +412,65 @@ def test_a_network_learns_what_only_memory_can_tell():
 
     assert learned(two_blocks()) < 0.3
     assert learned(two_blocks(r_min=0.0, r_max=0.01)) > 0.6
+
+
+def test_a_policy_acts_step_by_step_and_learns_from_stretches():
+    """REINFORCE: the first of an episode's 4 observations says which of 2 actions is paid at its end.
+
+    Episodes begin at any step of a stretch and go on in the next one. Without memory half of the episodes are paid.
+    """
+    episode, batch, length = 4, 32, 12
+    offset = jnp.arange(batch) % episode
+    parts = (
+        Dense(1, 8, key=KEY),
+        RecurrentStack(ResidualBlock(8, LadderMixer(Rung.LRU, 8, r_min=0.8, r_max=0.99), key=KEY)),
+        Dense(8, 2, key=KEY),
+    )
+    optimizer = optax.adam(1e-2)
+
+    def act(policy, state, cue, key):
+        encoder, memory, head = policy
+
+        def step(carried, time):
+            (state, cue), draw = carried, jax.random.fold_in(key, time)
+            first, last = (time + offset) % episode == 0, (time + offset) % episode == episode - 1
+            cue = jnp.where(first, jax.random.bernoulli(jax.random.fold_in(draw, 0), 0.5, (batch,)), cue)
+            seen = jnp.where(first, 2.0 * cue - 1, 0.0)[:, None]
+            z, state = memory.step(encoder(seen)[0], state, reset=first)
+            logits = head(z)[0]
+            action = jax.random.categorical(jax.random.fold_in(draw, 1), logits)
+            return (state, cue), (seen, first, action, last, (action == cue) & last, logits)
+
+        carried, steps = jax.lax.scan(step, (state, cue), jnp.arange(length))
+        return carried, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), steps)
+
+    @eqx.filter_jit
+    def update(policy, state, cue, optimizer_state, key):
+        (after, cue), (seen, first, action, last, paid, acted) = act(policy, state, cue, key)
+
+        def loss(policy):
+            encoder, memory, head = policy
+            z, end = memory.unroll(encoder(seen)[0], state, reset=first)
+            logits = head(z)[0]
+            chosen = -optax.softmax_cross_entropy_with_integer_labels(logits, action)
+            return -jnp.mean(jnp.where(last, (paid - 0.5) * chosen, 0)), (logits, end)
+
+        (_, (logits, end)), gradients = eqx.filter_value_and_grad(loss, has_aux=True)(policy)
+        pairs = zip(jax.tree.leaves((logits, end)), jax.tree.leaves((acted, after)), strict=True)
+        apart = jnp.max(jnp.stack([jnp.max(jnp.abs(a - b)) for a, b in pairs]))
+        changes, optimizer_state = optimizer.update(gradients, optimizer_state)
+        return eqx.apply_updates(policy, changes), after, cue, optimizer_state, jnp.sum(paid) / jnp.sum(last), apart
+
+    policy, state, cue = parts, parts[1].initial_state(batch), jnp.zeros(batch, bool)
+    optimizer_state, rewards = optimizer.init(eqx.filter(policy, eqx.is_inexact_array)), []
+    for number in range(150):
+        policy, state, cue, optimizer_state, paid, apart = update(
+            policy, state, cue, optimizer_state, jax.random.fold_in(KEY, number)
+        )
+        assert apart < 1e-4
+        rewards.append(float(paid))
+    assert np.mean(rewards[:5]) < 0.7
+    assert np.mean(rewards[-20:]) > 0.9
 
 
 def test_tokens_and_several_answers():

@@ -1,6 +1,7 @@
 """The recurrence against a complex128 loop in NumPy and its gradients against sums written out."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,7 @@ def test_values_and_gradients_equal_the_loop(double, method, reverse, is_complex
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("method", [Method.AUTO, Method.ASSOCIATIVE, Method.CHUNKED, Method.FFT])
+@pytest.mark.parametrize("method", HERE)
 @pytest.mark.parametrize("modulus", [0.999, 0.9999])
 def test_long_sequences_near_the_unit_circle_in_single_precision(method, modulus):
     lam, b, initial, _ = problem(1, 4096, 3, modulus=modulus)
@@ -162,6 +163,40 @@ def test_forward_mode_and_second_derivatives_of_every_mixture(double, method, re
         pairs = zip(jax.tree.leaves(got[name]), jax.tree.leaves(expected[name]), strict=True)
         for a, e in pairs:
             np.testing.assert_allclose(a, e, rtol=1e-11, atol=1e-11, err_msg=name)
+
+
+@pytest.mark.parametrize("lanes", [False, True])
+def test_derivatives_are_those_of_a_differentiated_scan(double, lanes):
+    """First and second derivatives, compiled, alone and in lanes, over several stretches of the sequential loop."""
+    lam, b, initial, _ = problem(2, 37, 3)
+    weights = problem(2, 37, 3, seed=1)[1]
+
+    def scan(lam, b, initial):
+        def step(h, x):
+            h = lam * h + x
+            return h, h
+
+        return jnp.swapaxes(jax.lax.scan(step, initial, jnp.swapaxes(b, 0, 1))[1], 0, 1)
+
+    def derivatives(function):
+        def value(lam, b, initial):
+            h = function(lam, b, initial)
+            return jnp.sum(weights * h * h)
+
+        first = jax.grad(value, (0, 1, 2), holomorphic=True)
+
+        def squares(*arguments):
+            return sum(jnp.sum(g * g) for g in first(*arguments))
+
+        def both(*arguments):
+            return first(*arguments), jax.grad(squares, (0, 1, 2), holomorphic=True)(*arguments)
+
+        return jax.jit(jax.vmap(both, (0, None, 0)) if lanes else both)
+
+    arguments = (np.stack([lam, 0.5 * lam]), b, np.stack([initial, -initial])) if lanes else (lam, b, initial)
+    ours = derivatives(lambda lam, b, initial: diagonal_recurrence(lam, b, initial=initial))(*arguments)
+    for a, e in zip(jax.tree.leaves(ours), jax.tree.leaves(derivatives(scan)(*arguments)), strict=True):
+        assert np.max(np.abs(a - e)) <= 1e-12 * np.max(np.abs(e))
 
 
 def test_derivative_by_one_argument_alone(double):
@@ -342,6 +377,22 @@ def test_platforms_choose_their_own_way():
     }
     assert "while" in modules["cpu"]
     assert "while" not in modules["cuda"]
+
+
+@pytest.mark.parametrize("length", [40, 41, 45])
+def test_the_loops_on_a_cpu_copy_no_whole_array(length):
+    lam, b, _, _ = (jnp.asarray(x, jnp.complex64) for x in problem(3, length, 5))
+
+    def both(lam, b, g):
+        h, pull = jax.vjp(functools.partial(diagonal_recurrence, method="sequential"), lam, b)
+        return h, *pull(g)
+
+    program = jax.jit(both).lower(lam, b, b).compile().as_text()
+    loops, entry = program.split("ENTRY ")
+    whole = re.compile(rf"= c64\[1,3,{length},5\]\S* copy\(")
+    assert "while(" in loops + entry
+    assert not whole.findall(loops)
+    assert len(whole.findall(entry)) <= 2  # b and g belong to the caller
 
 
 def test_types():

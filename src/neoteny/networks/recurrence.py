@@ -26,9 +26,9 @@ from neoteny.networks import recurrence_kernels as kernels
 class Method(enum.Enum):
     """How the recurrence is evaluated; all give the same numbers up to rounding.
 
-    AUTO is SEQUENTIAL on a CPU, where it was the fastest forward pass measured (benchmarks/recurrence.md), and
-    ASSOCIATIVE elsewhere, where nothing was measured yet. PALLAS is a kernel for GPUs; INTERPRETED runs that kernel as
-    ordinary JAX anywhere.
+    AUTO is SEQUENTIAL on a CPU, where it was the fastest measured, forwards and backwards (benchmarks/recurrence.md),
+    and ASSOCIATIVE elsewhere, where nothing was measured yet. PALLAS is a kernel for GPUs; INTERPRETED runs that kernel
+    as ordinary JAX anywhere.
     """
 
     AUTO = "auto"

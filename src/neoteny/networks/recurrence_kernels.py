@@ -3,12 +3,14 @@
 Shapes everywhere: lam (groups, state), b (groups, batch, length, state), initial (groups, batch, state), reset
 (groups, batch, length) of bool or None; a group is a set of sequences with one lam, for instance a lane. With `reverse`
 time runs from the last step to the first and `initial` is the state after the last. `associative` and `fft` are
-parallel in time throughout; `sequential` reads and writes every number once, which is the least there is to do.
+parallel in time throughout; `sequential` reads and writes every number of the arrays once, in place.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +29,20 @@ TILE = 64
 """Channels a program of the Pallas kernel holds: a power of two, as Triton asks for."""
 
 
+STEPS = 8
+"""Steps that `sequential` and its derivatives read at once."""
+
+
 def _at(x: Array, index) -> Array:
-    return lax.dynamic_index_in_dim(x, index, 2, keepdims=False)
+    return lax.dynamic_index_in_dim(x, index, 2, keepdims=False, allow_negative_indices=False)
 
 
 def _put(x: Array, value: Array, index) -> Array:
-    return lax.dynamic_update_index_in_dim(x, value, index, 2)
+    return lax.dynamic_update_index_in_dim(x, value, index, 2, allow_negative_indices=False)
+
+
+def _stretch(x: Array, start, steps: int) -> Array:
+    return lax.dynamic_slice_in_dim(x, start, steps, 2, allow_negative_indices=False)
 
 
 def _unless(reset: Reset, index, value: Array) -> Array:
@@ -58,22 +68,54 @@ def leaving(reset: Reset, *, reverse: bool) -> Reset:
 
 # One step after another -----------------------------------------------------------------------------------
 #
-# The loop writes an array that it never reads. Overwriting b (or the cotangent) in place saves an allocation, and took
-# 3 s instead of 36 ms for both passes, probably because XLA then copies the whole array at every step.
-# Batch-major slices cost no more than time-major ones; transposing does.
+# The loops overwrite their input, a stretch of STEPS at a time: a stretch is copied out, then its steps are written
+# over it one by one. Nothing else reads the array, so that XLA needs no copy of it: neither a second array nor, at
+# every step, the whole of this one, which is what reading single steps of the overwritten array cost (3 s instead of
+# 9 ms for both passes). A stretch of a sequence is also one piece of memory, which single steps of a batch are not.
+
+Carry = TypeVar("Carry", bound=tuple)
+
+
+def _in_stretches(
+    length: int, body: Callable[[Array | int, int, bool, Carry], Carry], carry: Carry, *, backwards: bool
+) -> Carry:
+    """`body(start, steps, last, carry)` for all stretches in order, or `backwards`.
+
+    The last has up to STEPS + 1 steps, and more than one if there are: XLA writes out a loop of one, and then copies.
+    """
+    whole = max(0, length - 2) // STEPS
+    rest = length - whole * STEPS
+
+    def stretch(count, carry):
+        return body(length - STEPS * (count + 1) if backwards else STEPS * count, STEPS, False, carry)
+
+    if whole:
+        carry = lax.fori_loop(0, whole, stretch, carry)
+    return body(0 if backwards else whole * STEPS, rest, True, carry)
+
+
+def _within(steps: int, step: Callable[[Array, Carry], Carry], carry: Carry, *, backwards: bool) -> Carry:
+    """`step(index, carry)` for the steps of a stretch."""
+    return lax.fori_loop(0, steps, lambda count, c: step(steps - 1 - count if backwards else count, c), carry)
 
 
 def sequential(lam: LamArray, b: Inputs, initial: State, reset: Reset, *, reverse: bool) -> Inputs:
     """Step by step."""
-    length, factor = b.shape[2], lam[:, None]
+    factor = lam[:, None]
 
-    def step(count, carry):
-        h, array = carry
-        k = length - 1 - count if reverse else count
-        h = factor * _unless(reset, k, h) + _at(b, k)
-        return h, _put(array, h, k)
+    def stretch(start, steps, last, carry):
+        array = carry[1]
+        inputs = _stretch(array, start, steps)
+        cuts = None if reset is None else _stretch(reset, start, steps)
 
-    return lax.fori_loop(0, length, step, (initial, jnp.zeros_like(b)))[1]
+        def step(k, carry):
+            h, array = carry
+            h = factor * _unless(cuts, k, h) + _at(inputs, k)
+            return h, _put(array, h, start + k)
+
+        return _within(steps, step, carry, backwards=reverse)
+
+    return _in_stretches(b.shape[2], stretch, (initial, b), backwards=reverse)[1]
 
 
 def sequential_tangent(
@@ -88,15 +130,21 @@ def sequential_tangent(
     reverse: bool,
 ) -> Inputs:
     """t_k = lam t_{k-1} + dlam h_{k-1} + db_k in one pass."""
-    length, factor, change = b_tangent.shape[2], lam[:, None], lam_tangent[:, None]
+    factor, change = lam[:, None], lam_tangent[:, None]
 
-    def step(count, carry):
-        t, before, array = carry
-        k = length - 1 - count if reverse else count
-        t = factor * _unless(reset, k, t) + change * _unless(reset, k, before) + _at(b_tangent, k)
-        return t, _at(h, k), _put(array, t, k)
+    def stretch(start, steps, last, carry):
+        array = carry[2]
+        inputs, states = _stretch(array, start, steps), _stretch(h, start, steps)
+        cuts = None if reset is None else _stretch(reset, start, steps)
 
-    return lax.fori_loop(0, length, step, (initial_tangent, initial, jnp.zeros_like(b_tangent)))[2]
+        def step(k, carry):
+            t, before, array = carry
+            t = factor * _unless(cuts, k, t) + change * _unless(cuts, k, before) + _at(inputs, k)
+            return t, _at(states, k), _put(array, t, start + k)
+
+        return _within(steps, step, carry, backwards=reverse)
+
+    return _in_stretches(h.shape[2], stretch, (initial_tangent, initial, b_tangent), backwards=reverse)[2]
 
 
 def sequential_cotangent(
@@ -105,21 +153,28 @@ def sequential_cotangent(
     """The transpose of `sequential_tangent` in one pass: d_k = lam d_{k+1} + g_k, and the sum of h_{k-1} d_k on
     the way. No conjugates: JAX's cotangents are those of the bilinear pairing.
     """
-    length, factor = cotangent.shape[2], lam[:, None]
+    factor = lam[:, None]
 
-    def step(count, carry):
-        passed, total, array = carry
-        k = count if reverse else length - 1 - count
-        before = k + 1 if reverse else k - 1
-        inside = before < length if reverse else before >= 0
-        entering = jnp.where(inside, _at(h, jnp.clip(before, 0, length - 1)), initial)
-        d = passed + _at(cotangent, k)
-        total = total + _unless(reset, k, entering) * d
-        return factor * _unless(reset, k, d), total, _put(array, d, k)
+    def stretch(start, steps, last, carry):
+        array = carry[2]
+        inputs = _stretch(array, start, steps)
+        if last:  # where the recurrence itself begins
+            entering = previous(_stretch(h, start, steps), initial, None, reverse=reverse)
+        else:
+            entering = _stretch(h, start + 1 if reverse else start - 1, steps)
+        cuts = None if reset is None else _stretch(reset, start, steps)
+
+        def step(k, carry):
+            d, total, array = carry
+            d = factor * d + _at(inputs, k)
+            total = total + _unless(cuts, k, _at(entering, k)) * d
+            return _unless(cuts, k, d), total, _put(array, d, start + k)
+
+        return _within(steps, step, carry, backwards=not reverse)
 
     zero = jnp.zeros_like(initial)
-    passed, total, array = lax.fori_loop(0, length, step, (zero, zero, jnp.zeros_like(cotangent)))
-    return jnp.sum(total, axis=1), array, passed
+    d, total, array = _in_stretches(h.shape[2], stretch, (zero, zero, cotangent), backwards=not reverse)
+    return jnp.sum(total, axis=1), array, factor * d
 
 
 # Parallel in time ----------------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ class Gate(enum.Enum):
 class GLU(Layer):
     """A gated linear unit on the last axis, which keeps its size (Dauphin et al. 2017).
 
-    FULL computes both products as one, of a matrix (width, 2 width).
+    FULL computes both products as one, with a kernel (2 width, width).
     """
 
     dense: Dense

@@ -23,7 +23,7 @@ PRESETS = {
     "smoke": "seconds, to see that everything works; its numbers mean nothing",
     "quick": (
         "reduced: 16x16 digits pixel by pixel, two blocks of width 64, 300 to 600 updates, 5 seeds; "
-        "planned for less than an hour on two CPU cores"
+        "planned for about an hour on two CPU cores"
     ),
     "paper": "the paper's table of settings on the Long Range Arena, 3 seeds, for GPUs",
 }
