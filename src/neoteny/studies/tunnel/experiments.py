@@ -72,7 +72,7 @@ def families_axes(preset: str) -> list[dict]:
     if preset == "smoke":
         return []
     if preset == "quick":
-        return [{**NARROW, "epochs": (40,), "seed": FIVE, "controls": (True,)}]
+        return [{**NARROW, "samples": (5_000,), "epochs": (60,), "seed": FIVE, "controls": (True,)}]
     looked_at = [{**WHOLE, **family, "data": ("cifar10", "cifar100"), "controls": (True,)} for family in (VGG, RESNET)]
     more_images = [{**WHOLE, **family, "data": ("cinic10",), "samples": (90_000,)} for family in (VGG, RESNET)]
     return looked_at + more_images
@@ -87,7 +87,7 @@ def classes_axes(preset: str) -> dict | list[dict]:
         shared = {**shared, **VGG}
         equal = {**shared, "classes": CLASS_COUNTS, "samples": (5_000,)}
         return [equal, *({**shared, "classes": (k,), "samples": (500 * k,)} for k in CLASS_COUNTS[1:])]
-    return {**shared, **NARROW, "ood": ("none",), "epochs": (120,), "classes": CLASS_COUNTS, "samples": (1_800,)}
+    return {**shared, **NARROW, "ood": ("none",), "epochs": (120,), "classes": CLASS_COUNTS[:3], "samples": (1_800,)}
 
 
 def samples_axes(preset: str) -> dict | list[dict]:
@@ -96,7 +96,7 @@ def samples_axes(preset: str) -> dict | list[dict]:
         return {**SMOKE, "samples": (100,)}
     if preset == "paper":
         return {**WHOLE, **MLP, "depth": (10,), "samples": (12_500,)}
-    return {**NARROW, "ood": ("none",), "samples": (2_500,), "epochs": (100,), "seed": FIVE}
+    return {**NARROW, "ood": ("none",), "samples": (1_250,), "epochs": (150,), "seed": FIVE}
 
 
 def dynamics_axes(preset: str) -> dict | list[dict]:
