@@ -21,7 +21,7 @@ from neoteny.studies.tunnel.settings import CONVERGED
 
 PRESETS = {
     "smoke": "8x8 digits, width 32, 2 epochs, one seed: seconds, to see that all works; its numbers mean nothing",
-    "quick": "MLPs of width 512 and a narrow VGG-11 on 10,000 images of CIFAR-10, 5 seeds: an hour on two CPU cores",
+    "quick": "MLPs of width 512 and a narrow VGG-11 on 5,000 images of CIFAR-10, 5 seeds: an hour on two CPU cores",
     "paper": "MLPs of width 1024, VGG-19 and ResNet-34 on the whole of CIFAR-10 and CIFAR-100, 3 seeds, for a GPU",
 }
 
