@@ -40,6 +40,7 @@ from neoteny.analysis.pareto import front_membership, pareto_front
 from neoteny.analysis.verdicts import (
     Above,
     AllOf,
+    AtMost,
     Below,
     Equivalent,
     Expectation,
@@ -58,6 +59,7 @@ __all__ = [
     "Above",
     "AllOf",
     "Anova",
+    "AtMost",
     "Band",
     "Below",
     "Claim",

@@ -88,6 +88,27 @@ class Below:
 
 
 @dataclass(frozen=True)
+class AtMost:
+    """The claim that the quantity is no greater than `bound`, the bound included."""
+
+    bound: float
+
+    def __post_init__(self):
+        _require_finite(self, self.bound)
+
+    def contains(self, low: float, high: float) -> bool:
+        """True if the whole interval is inside the claim."""
+        return high <= self.bound
+
+    def excludes(self, low: float, high: float) -> bool:
+        """True if the whole interval is outside the claim."""
+        return low > self.bound
+
+    def __str__(self):
+        return f"at most {self.bound:g}"
+
+
+@dataclass(frozen=True)
 class Equivalent:
     """The claim that the quantity lies in [`low`, `high`], bounds included.
 
@@ -156,7 +177,7 @@ class AllOf:
             raise ValueError(f"AllOf has {len(self.parts)} parts and {len(self.names)} names")
 
 
-Simple = Above | Below | Equivalent | NonInferior
+Simple = Above | Below | AtMost | Equivalent | NonInferior
 Expectation = Simple | AllOf
 Estimate = Interval | None
 """None, or an interval of n = 0, stands for no data."""
@@ -186,7 +207,9 @@ def verdict(estimate: Estimate | Sequence, expectation: Expectation) -> Verdict:
             ]
         )
     if not isinstance(expectation, Simple):
-        raise TypeError(f"an expectation is one of Above, Below, Equivalent, NonInferior, AllOf; got {expectation!r}")
+        raise TypeError(
+            f"an expectation is one of Above, Below, AtMost, Equivalent, NonInferior, AllOf; got {expectation!r}"
+        )
     if estimate is None:
         return not_run("no data")
     if not isinstance(estimate, Interval):

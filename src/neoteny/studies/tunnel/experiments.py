@@ -73,7 +73,8 @@ def families_axes(preset: str) -> list[dict]:
         return []
     if preset == "quick":
         return [{**NARROW, "samples": (5_000,), "epochs": (60,), "seed": FIVE, "controls": (True,)}]
-    looked_at = [{**WHOLE, **family, "data": ("cifar10", "cifar100"), "controls": (True,)} for family in (VGG, RESNET)]
+    reverse = {"data": ("cifar100",), "ood": ("cifar10",), "ood_classes": ("all",)}
+    looked_at = [{**WHOLE, **family, **data, "controls": (True,)} for family in (VGG, RESNET) for data in ({}, reverse)]
     more_images = [{**WHOLE, **family, "data": ("cinic10",), "samples": (90_000,)} for family in (VGG, RESNET)]
     return looked_at + more_images
 
@@ -113,11 +114,7 @@ def swap_axes(preset: str) -> dict | list[dict]:
     if preset == "smoke":
         return {**SMOKE, "ood": ("none",), "depth": (3, 4)}
     if preset == "paper":
-        vgg = {**WHOLE, **VGG, "ood": ("none",)}
-        return [
-            {**vgg, "network": ("vgg19", "vgg16", "vgg11")},
-            {**WHOLE, **MLP, "ood": ("none",), "depth": (4, 6, 12)},
-        ]
+        return {**WHOLE, **VGG, "ood": ("none",), "network": ("vgg19", "vgg16", "vgg11", "vgg9")}
     return {**NARROW, "network": ("vgg11", "vgg7"), "ood": ("none",), "epochs": (50,), "seed": FIVE}
 
 

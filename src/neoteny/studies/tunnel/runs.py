@@ -85,7 +85,16 @@ class Run:
     @functools.cached_property
     def cut(self) -> int:
         """K at the default threshold: the last extractor layer, counted from 1."""
-        return int(self.start().layer)
+        return self.cut_at(RHO)
+
+    def cut_at(self, rho: float) -> int:
+        """K at another threshold; all layers if none reaches it."""
+        return int(self.start(rho).layer)
+
+    @functools.cached_property
+    def stages(self) -> tuple[str, ...]:
+        """The names of the measurement points, in order."""
+        return tuple(self._values("linear_probe", "", 0, None, AFTER_TASK_1)["place"].to_list())
 
     @functools.cached_property
     def trivial(self) -> bool:
@@ -105,12 +114,17 @@ CLASSES = {"cifar100": 100}
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """Runs of one claim: those that were fitted, and how many were left out because they were not."""
+    """Runs of one claim: those that were fitted, and how many were left out because they were not.
+
+    unfitted: those of them that finished. aside: what else was left out, in words.
+    """
 
     fitted: tuple[Run, ...]
     excluded: int
     data: str = ""
     varied: tuple[str, ...] = ()
+    unfitted: tuple[Run, ...] = ()
+    aside: str = ""
 
     def measured(self, measure: Callable[[Run], float]) -> np.ndarray:
         return np.array([measure(run) for run in self.fitted], float)
@@ -129,7 +143,9 @@ def each_once(frame: pl.DataFrame) -> list[Run]:
 
 
 def finished(run: Run) -> bool:
-    return not math.isnan(run.accuracy()) and run.layers > 0
+    """Whether the network was trained and looked at to the end, with numbers to show for it."""
+    probes = run.curve("linear_probe", when=AFTER_TASK_1)
+    return not math.isnan(run.accuracy()) and len(probes) > 0 and bool(np.isfinite(probes).all())
 
 
 def chosen_runs(frame: pl.DataFrame, *conditions: pl.Expr, free: Sequence[str] = ()) -> Runs:
@@ -138,11 +154,11 @@ def chosen_runs(frame: pl.DataFrame, *conditions: pl.Expr, free: Sequence[str] =
     if rows.is_empty():
         return Runs((), 0)
     found = each_once(rows)
-    diverged = [run for run in found if not finished(run) and "diverged" in run.rows["metric"]]
+    diverged = [run for run in found if not finished(run) and ("diverged" in run.rows["metric"] or run.layers > 0)]
     runs = sorted(filter(finished, found), key=lambda run: run.seed)
     varied = [name for name in STRUCTURE if name not in free and len({run.field(name) for run in runs}) > 1]
-    fitted = tuple(run for run in runs if run.converged)
-    return Runs(fitted, len(runs) - len(fitted) + len(diverged), rows["data"][0], tuple(varied))
+    fitted, unfitted = (tuple(run for run in runs if run.converged is which) for which in (True, False))
+    return Runs(fitted, len(unfitted) + len(diverged), rows["data"][0], tuple(varied), unfitted)
 
 
 def deepest(frame: pl.DataFrame) -> Runs:
@@ -167,13 +183,24 @@ def looked_at(frame: pl.DataFrame) -> dict[str, Runs]:
 
 def swaps(frame: pl.DataFrame) -> Runs:
     """The full networks of `swap` that have a tunnel to exchange; VGG where there is one, as in the paper."""
-    runs = chosen_runs(swap_family(frame), free=("network",))
-    most = max((run.layers for run in runs.fitted), default=0)
-    full = tuple(run for run in runs.fitted if run.layers == most and run.cut < run.layers)
-    return Runs(full, runs.excluded, runs.data, runs.varied)
+    whole = whole_networks(chosen_runs(swap_family(frame), free=("network",)))
+    full = tuple(run for run in whole.fitted if run.cut < run.layers)
+    without = len(whole.fitted) - len(full)
+    aside = f"{without} of {len(whole.fitted)} runs have no tunnel after task 1 to exchange" if without else ""
+    return dataclasses.replace(whole, fitted=full, aside=aside)
+
+
+def whole_networks(runs: Runs) -> Runs:
+    """Of networks and shortened ones the whole ones: those with the most layers, fitted or not."""
+    most = max((run.layers for run in (*runs.fitted, *runs.unfitted)), default=0)
+    fitted, unfitted = (tuple(run for run in part if run.layers == most) for part in (runs.fitted, runs.unfitted))
+    return dataclasses.replace(
+        runs, fitted=fitted, unfitted=unfitted, excluded=runs.excluded - len(runs.unfitted) + len(unfitted)
+    )
 
 
 def swap_family(frame: pl.DataFrame) -> pl.DataFrame:
+    """The runs of `swap`: the convolutional networks where there are any."""
     rows = frame.filter(pl.col("experiment") == "swap")
     convolutional = rows.filter(pl.col("network") != "mlp")
     return rows if convolutional.is_empty() else convolutional
@@ -182,9 +209,9 @@ def swap_family(frame: pl.DataFrame) -> pl.DataFrame:
 COMBINATIONS = ("E1T1", "E1T2", "E2T2", "E2T1", "E2T1 (FT)", "E2 (FT)")
 
 
-def swapped(run: Run, combination: str, task: int) -> float:
+def swapped(run: Run, combination: str, task: int, rho: float = RHO) -> float:
     """Test accuracy in points of a combination on a task (0 or 1), cut after the K measured after task 1."""
-    cut = run.cut
+    cut = run.cut_at(rho)
     if combination in ("E1T1", "E2T2"):
         return 100 * run.value("swap_accuracy", combination, task=task)
     if combination == "E2 (FT)":

@@ -157,7 +157,7 @@ def dynamics_script(config: Config, tasks: tuple[Task, ...]) -> tuple[Event, ...
     for step in (step for step in DYNAMICS if step <= bound):
         if step:
             events.append(Train(task, step - before))
-        events.append(Probe(_layers(config, RANK), on=task, samples=DYNAMICS_SAMPLES))
+        events.append(Probe(_layers(config, RANK, tolerances=TOLERANCES), on=task, samples=DYNAMICS_SAMPLES))
         before = step
     return (*events, *_scores(task))
 

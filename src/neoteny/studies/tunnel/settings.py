@@ -75,6 +75,8 @@ class Config:
         for name in ("classes", "rank_samples"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        if self.ood == self.data:
+            raise ValueError(f"ood must be another data set than data, or none, not {self.ood}")
         if not 0 <= self.stop <= 1:
             raise ValueError(f"stop must be an accuracy from 0 to 1, not {self.stop}")
         for name in ("learning_rate", "factor"):
