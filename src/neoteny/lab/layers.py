@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +11,7 @@ from neoteny.errors import UsageError
 from neoteny.lab.checkpoint import Checkpoint, find
 
 if TYPE_CHECKING:
+    from neoteny.learners.learner import LearnerState
     from neoteny.probes import LayerTable
     from neoteny.tasks.streams import Task
     from neoteny.training.stored import Stored
@@ -47,6 +49,8 @@ def probe_checkpoint(text: str, options: Options) -> tuple[Path, str]:
 
     stored = load(checkpoint)
     task = _task(stored, options)
+    if options.data is None:
+        stored = stored._replace(learner=_answering(stored.learner, task.index))
     table = _measure(checkpoint, stored, task, options)
     folder = options.out or checkpoint.directory / "probes" / _folder_name(checkpoint, options)
     path = write_layers(folder, table, _subject(checkpoint, stored, task, options))
@@ -54,8 +58,14 @@ def probe_checkpoint(text: str, options: Options) -> tuple[Path, str]:
 
 
 def _folder_name(checkpoint: Checkpoint, options: Options) -> str:
-    parts = [checkpoint.run, checkpoint.save, options.data, None if options.task is None else f"task{options.task}"]
+    parts = [checkpoint.run, checkpoint.save, *(f"{name}-{value}" for name, value in _given(options).items())]
     return "-".join(part.replace("/", "_").replace(":", "_") for part in parts if part)
+
+
+def _given(options: Options) -> dict[str, str]:
+    """Options that are not as if nothing were said, but for where the page goes: name -> value."""
+    values = {field.name: (getattr(options, field.name), field.default) for field in dataclasses.fields(Options)}
+    return {name: str(value) for name, (value, usual) in values.items() if name != "out" and value != usual}
 
 
 def _task(stored: Stored, options: Options) -> Task:
@@ -69,6 +79,18 @@ def _task(stored: Stored, options: Options) -> Task:
     if not isinstance(own, Task):
         raise UsageError(f"{own.name} is an environment; layers are measured on data with labels, of another run")
     return own if options.data is None or options.task is not None else _other(options.data, own)
+
+
+def _answering(learner: LearnerState, task: int) -> LearnerState:
+    """The learner's networks with the head of this task in use, where they have one for each."""
+    import equinox as eqx
+
+    from neoteny.networks import has_heads, use_head
+
+    def one(network):
+        return eqx.filter_vmap(lambda lane: use_head(lane, task))(network) if has_heads(network) else network
+
+    return learner._replace(networks={name: one(network) for name, network in learner.networks.items()})
 
 
 def _other(name: str, own: Task) -> Task:
@@ -132,5 +154,10 @@ def _subject(checkpoint: Checkpoint, stored: Stored, task: Task, options: Option
             f"data {task.data.name}": f"SHA-256 {task.data.digest[:16]}",
             "linear probes": f"{options.epochs} epochs, features {'pooled' if options.pool == 'gap' else 'flattened'}",
         },
-        command=f"neoteny probe {checkpoint.directory}:{checkpoint.label}",
+        command=" ".join(
+            [
+                f"neoteny probe {checkpoint.directory}:{checkpoint.label}",
+                *(f"--{name} {value}" for name, value in _given(options).items()),
+            ]
+        ),
     )

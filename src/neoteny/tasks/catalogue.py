@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from neoteny.errors import UsageError
 from neoteny.tasks import images, places, sequences
@@ -119,6 +120,9 @@ def load(name: str) -> Arrays:
 
 
 def _unknown(name: str) -> UsageError:
+    if Path(name).exists():
+        forms = " or ".join(f"{prefix}:{name}" for prefix in ("npz", "parquet", "folder"))
+        return UsageError(f"{name} is a path; say what it holds: {forms}")
     near = difflib.get_close_matches(name.lower(), [*KNOWN, *_PREFIXES], n=1, cutoff=0.5)
     nearest = [each for each in names() if near and each.partition(":")[0] == near[0]]
     hint = f"did you mean {nearest[0]}? " if nearest else ""

@@ -85,9 +85,10 @@ def _rank_figure(frame: pl.DataFrame) -> Figure | None:
         "trained": lambda run: run.curve("numerical_rank"),
         "untrained": lambda run: run.curve("numerical_rank", branch="untrained"),
     }
-    return _layer_figure(
-        runs_looked_at(frame), curves, y_label="numerical rank", y_log=True, references={"10 classes": 10.0}
-    )
+    runs = runs_looked_at(frame)
+    classes = {run.classes for run in runs}
+    references = {f"{count} classes": float(count) for count in classes} if len(classes) == 1 else {}
+    return _layer_figure(runs, curves, y_label="numerical rank", y_log=True, references=references)
 
 
 def _variance_figure(frame: pl.DataFrame) -> Figure | None:
@@ -170,17 +171,36 @@ def _depth_figure(frame: pl.DataFrame) -> Figure | None:
 
 
 def _width_figure(frame: pl.DataFrame) -> Figure | None:
-    from neoteny.report.figures import curves
+    from neoteny.report.figures import curves, settings
 
-    runs = [run for run in all_runs(frame, "width") if run.field("network") == "mlp"]
-    depths = {run.field("depth") for run in runs}
-    runs += [run for run in all_runs(frame, "depth") if run.field("depth") in depths]
-    table = _table([{"width": run.field("width"), "seed": run.seed, "value": run.percent()} for run in runs])
-    if table is None or table["width"].n_unique() < 2 or len(depths) != 1:
+    varied = all_runs(frame, "width")
+    mlps = {run.field("depth") for run in varied if run.field("network") == "mlp"}
+    others = {run.field("network") for run in varied} - {"mlp"}
+    same = [run for run in all_runs(frame, "depth") if run.field("depth") in mlps]
+    same += [run for run in all_runs(frame, "families") if run.field("network") in others]
+    same = [run for run in same if run.field("data") in {run.field("data") for run in varied}]
+    usual = max((run.field("width") for run in same if run.field("network") == "mlp"), default=1)
+
+    def width(run: Run) -> float:
+        return run.field("width") / usual if run.field("network") == "mlp" else run.field("factor")
+
+    def name(run: Run) -> str:
+        mlp = run.field("network") == "mlp"
+        return f"MLP-{run.field('depth')}, 1 is {usual}" if mlp else f"{run.field('network')}, 1 is the published width"
+
+    table = _table(
+        [
+            {"network": name(run), "width": width(run), "seed": run.seed, "value": run.percent()}
+            for run in [*same, *varied]
+        ]
+    )
+    if table is None or table["width"].n_unique() < 2:
         return None
+    names = table["network"].unique(maintain_order=True).to_list()
+    looks = settings(table, ("network",), {(name,): name for name in names})
     return curves(
-        table, x="width", by=(), x_log=True,
-        x_label=f"width of the MLP of depth {depths.pop()}", y_label="tunnel length (% of layers)",
+        table, x="width", by=("network",), settings=looks, x_log=True,
+        x_label="width", y_label="tunnel length (% of layers)",
     )  # fmt: skip
 
 
@@ -286,7 +306,7 @@ FIGURES = (
     StudyFigure(
         "width",
         "Tunnel length against width",
-        "The deepest MLP, narrower or wider.",
+        "The deepest MLP, and in `paper` a convolutional network, narrower or wider.",
         _width_figure,
     ),
     StudyFigure(
