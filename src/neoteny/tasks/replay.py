@@ -61,7 +61,7 @@ class Layout:
     capacity: slots. envs: environments of a lane. stack: frames an observation is made of; before an episode's first
     they are zero. steps: of a return before the value of what follows it. discount: gamma. reward_bound: rewards are
     clipped to +-bound when they are drawn, None for as they are. segment: all episodes are cut off every so many slots,
-    besides what the environment's time limit does; None: never.
+    besides what the environment's time limit does; None: never. ends: how often they are cut off besides.
     """
 
     specification: Specification
@@ -72,6 +72,7 @@ class Layout:
     discount: float = 0.99
     reward_bound: float | None = None
     segment: int | None = None
+    ends: int = 0
 
     def __post_init__(self):
         for name in ("capacity", "envs", "stack", "steps"):
@@ -99,7 +100,7 @@ class Layout:
     def finals(self) -> int:
         """Rows for last frames: as many episodes as can be cut off while their slots are kept."""
         spans = [span for span in (self.specification.time_limit, self.segment) if span is not None]
-        return 1 + sum(self.capacity // span + 1 for span in spans)
+        return 1 + self.ends + sum(self.capacity // span + 1 for span in spans)
 
     def empty(self, backend=jnp) -> Replay:
         """A replay before the first step."""
@@ -120,9 +121,12 @@ class Layout:
         """The same as `write` for a replay of NumPy arrays, changed where it lies; `written` is the caller's."""
         for held, new in zip(replay.ring.rows, slot, strict=True):
             held[at % self.capacity] = new
-        cut = slot.ended & ~slot.terminated
+        self.keep_final(replay, slot.ended & ~slot.terminated, slot.cuts, frame)
+
+    def keep_final(self, replay: Replay, cut: np.ndarray, cuts: np.ndarray, frame: np.ndarray) -> None:
+        """Put the last frames of the episodes that are `cut` off (envs,) into a replay of NumPy arrays."""
         if cut.any():
-            replay.final[slot.cuts[cut] % self.finals, np.flatnonzero(cut)] = frame[cut]
+            replay.final[cuts[cut] % self.finals, np.flatnonzero(cut)] = frame[cut]
 
     def write(self, replay: Replay, at: Array, slot: Slot, frame: Array) -> Replay:
         """With one more slot, the `at`-th; `frame` (envs, *shape) is what was seen after the action, before any
@@ -194,7 +198,9 @@ class Layout:
         frames = []
         for back in range(self.stack - 1, -1, -1):
             frame = rows.frame[(slots - back) % self.capacity, envs]
-            if back > 0:
+            if back > 0 and backend is np:
+                frame[age < back] = 0  # taken by an index, so it is a copy
+            elif back > 0:
                 known = (age >= back).reshape(-1, *[1] * (frame.ndim - 1))
                 frame = backend.where(known, frame, backend.zeros_like(frame))
             frames.append(frame)
