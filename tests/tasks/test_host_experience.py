@@ -22,7 +22,6 @@ from neoteny.tasks.host_experience import ATARI, HostExperience
 from neoteny.training.clock import Clock
 from neoteny.training.keys import Purpose
 
-
 SMALL = HostExperience(
     batch_size=16, envs=2, period=2, learning_starts=40, capacity=120, stack=2, discount=0.9, reward_bound=None,
     epsilon=LinearEpsilon(0.5, 0.1, 200), segment=100,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from neoteny.learners.learner import Transitions
@@ -70,6 +71,11 @@ class HostExperience(Experience):
         """The shapes of a batch of `count` transitions of one lane."""
         _host(task)
         return super().shapes(task, count)
+
+    def bytes(self, task: EnvironmentTask) -> int:
+        """Bytes of a lane's replay when it is full."""
+        leaves = jax.tree.leaves(jax.eval_shape(self.layout(task, self.segment // self.envs).empty))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
     def start(self, task: EnvironmentTask, seeds: Sequence[int], ends: int = 0) -> HostPlay:
         """All lanes at the beginning of a task; `ends` is how often at most `cut_off` will be called."""

@@ -20,6 +20,8 @@ from neoteny.lab.records import Record
 from neoteny.lab.rings import RingRows
 from neoteny.lab.study import Experiment
 from neoteny.learners.learner import LearnerState
+from neoteny.tasks.environments import EnvironmentTask
+from neoteny.tasks.host_experience import HostExperience, HostPlay
 from neoteny.tasks.sources import Minibatch, TaskArrays
 from neoteny.tasks.streams import Task
 from neoteny.training.changes import Changes, ready
@@ -32,9 +34,7 @@ from neoteny.training.measuring import Measurer
 from neoteny.training.outlines import Outliner
 from neoteny.training.placing import PlacedData, shown
 from neoteny.training.programs import Lanes, PackState, programs_for
-from neoteny.tasks.environments import EnvironmentTask
-from neoteny.tasks.host_experience import HostExperience, HostPlay
-from neoteny.training.standing import Standing, arrays_of, from_arrays
+from neoteny.training.standing import Outline, Standing, arrays_of, from_arrays
 from neoteny.training.stepping import Stepper
 from neoteny.training.tracing import Tracer, split_shapes
 from neoteny.training.unfolding import Branch, PlainEvent, Rejoin, Step, read_after, unfold
@@ -234,15 +234,15 @@ class Runner:
         return found
 
     def state_bytes(self) -> int:
-        """Bytes of the pack's state where it is largest."""
-        return max(
-            sum(
-                leaf.size * leaf.dtype.itemsize
-                for outline in stack
-                for leaf in jax.tree.leaves((outline.state, outline.bank))
-            )
-            for _, _, stack in self.outliner.walk()
-        )
+        """Bytes of the pack's state where it is largest, replays on the host among them."""
+
+        def count(outline: Outline) -> int:
+            held = (outline.state, outline.bank)
+            on_host = isinstance(outline.task, EnvironmentTask) and isinstance(self.source, HostExperience)
+            replay = self.source.bytes(outline.task) * len(self.lanes.seeds) if on_host else 0
+            return replay + sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
+
+        return max(sum(map(count, stack)) for _, _, stack in self.outliner.walk())
 
     def training_flops(self) -> float:
         """Floating-point operations of training one lane through the whole script (bounds, where `until` may hold

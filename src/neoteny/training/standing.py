@@ -19,7 +19,6 @@ from neoteny.training.ledger import Ledger
 from neoteny.training.placing import AnyTask
 from neoteny.training.programs import Bank, PackState
 
-
 PLAY = "play"
 """What the names of a host source's arrays begin with."""
 

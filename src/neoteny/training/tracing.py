@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from neoteny.learners.learner import Learner, LearnerState, attach, detach
 from neoteny.probes.measurement import LayerProbe, ViewProbe
 from neoteny.tasks.streams import Task
-from neoteny.training.clock import Clock
 from neoteny.training.events import AnyTask, Intervene, Probe
 from neoteny.training.ledger import count_flops, runs_convolution
 from neoteny.training.placing import PlacedData, alike, shown
