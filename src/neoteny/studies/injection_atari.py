@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from neoteny.agents import FRAME_SKIP, AtariDQN
+from neoteny.agents.atari import FRAME_SKIP, AtariDQN
 from neoteny.interventions import Inject
 from neoteny.lab.configs import Lane
 from neoteny.lab.study import Experiment, StudyFigure

@@ -194,8 +194,8 @@ class HostPlay:
         self.source, self.task, self.environment, self.ends = source, task, _host(task), ends
         self.seeds = [int(seed) for seed in seeds]
         self.layout: Layout = source.layout(task, source.segment // source.envs, ends)
-        empty, lanes = self.layout.empty(np), len(self.seeds)
-        # Zeros cost no memory before they are written to; copies of `empty` would.
+        empty, lanes = jax.eval_shape(self.layout.empty), len(self.seeds)
+        # Zeros cost no memory before they are written to.
         self.rows = Slot(*(np.zeros((lanes, *leaf.shape), leaf.dtype) for leaf in empty.ring.rows))
         self.final = np.zeros((lanes, *empty.final.shape), empty.final.dtype)
         self.cuts = np.zeros((lanes, source.envs), np.int32)
@@ -307,17 +307,24 @@ class HostPlay:
         self.written, self.segment = int(arrays["written"]), int(arrays["segment"])
         self._asked, self._ahead = 0, False
 
-    def copies(self, lanes: Sequence[int] | None = None, seeds: Sequence[int] | None = None) -> HostPlay:
-        """The same at a boundary in arrays of its own: of all lanes, or of these, which go on with these seeds."""
+    def copies(self, lanes: Sequence[int] | None = None, seeds: Sequence[int] | None = None, ends: int = 0) -> HostPlay:
+        """The same at a boundary in arrays of its own: of all lanes, or of these, which go on with these seeds.
+
+        ends: how much oftener `cut_off` will be called than was said at the start.
+        """
         chosen = list(range(len(self.seeds))) if lanes is None else list(lanes)
-        other = HostPlay(self.source, self.task, self.seeds if seeds is None else seeds, self.ends)
+        stored = self.arrays()
+        other = HostPlay(self.source, self.task, self.seeds if seeds is None else seeds, self.ends + ends)
         kept = min(self.written, self.layout.capacity)
         for held, new in zip(self.rows, other.rows, strict=True):
             for place, lane in enumerate(chosen):
                 new[place, :kept] = held[lane, :kept]
-        stored = self.arrays()
-        stored |= {name: stored[name][chosen] for name in ("final", "cuts")}
-        stored["finished"] = stored["finished"][:, chosen]
+        for place, lane in enumerate(chosen):
+            for env, newest in enumerate(self.cuts[lane]):
+                numbers = np.arange(max(0, newest - self.layout.finals), newest)
+                old, new = numbers % self.layout.finals, numbers % other.layout.finals
+                other.final[place, new, env] = self.final[lane, old, env]
+        stored |= {"final": other.final, "cuts": self.cuts[chosen], "finished": self.finished[:, chosen]}
         other.restore(stored, other.rows._asdict())
         return other
 

@@ -20,7 +20,7 @@ from neoteny.lab.records import Record
 from neoteny.lab.rings import RingRows
 from neoteny.lab.study import Experiment
 from neoteny.learners.learner import LearnerState
-from neoteny.tasks.environments import EnvironmentTask
+from neoteny.tasks.environments import EnvironmentTask, HostEnvironment
 from neoteny.tasks.host_experience import HostExperience, HostPlay
 from neoteny.tasks.sources import Minibatch, TaskArrays
 from neoteny.tasks.streams import Task
@@ -226,11 +226,14 @@ class Runner:
         return before + self.cursor.done
 
     def data_sets(self) -> dict[str, str]:
-        """Name -> digest of every data set the tasks use."""
+        """Name -> digest of every data set the tasks use; of an emulator on the host, what it is."""
         found: dict[str, str] = {}
         for data in {id(task.data): task.data for task in self.tasks if isinstance(task, Task)}.values():
             if found.setdefault(data.name, data.digest) != data.digest:
                 raise ValueError(f"two different data sets are both called {data.name!r}; give each a name of its own")
+        for task in self.tasks:
+            if isinstance(task, EnvironmentTask) and isinstance(task.environment, HostEnvironment):
+                found |= {task.name: task.environment.version} if task.environment.version else {}
         return found
 
     def state_bytes(self) -> int:

@@ -1,7 +1,6 @@
-"""Agents as they were published: learner, network, replay, optimiser and schedules, each in one place.
+"""DQN on Atari, as in DQN Zoo (https://github.com/google-deepmind/dqn_zoo).
 
-A study takes one whole, or with fields replaced: `replace(AtariDQN(), replay=50_000)`. Of Atari's numbers, steps are the
-agent's actions, each of which lasts four frames.
+Steps are the actions of the agent, each of which lasts four frames.
 """
 
 from __future__ import annotations
@@ -9,17 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from neoteny.learners.dqn import atari_rmsprop, dqn, minatar_rmsprop
+from neoteny.learners.dqn import atari_rmsprop, dqn
 from neoteny.learners.learner import Learner
 from neoteny.learners.values import Scalar
-from neoteny.networks.cnn import CNN
 from neoteny.networks.convolution import Lowering
-from neoteny.networks.minatar import minatar as minatar_network
 from neoteny.networks.nature import Nature, nature
 from neoteny.tasks.atari import SIZE, Atari
-from neoteny.tasks.environments import Specification
-from neoteny.tasks.experience import DeviceExperience, LinearEpsilon
-from neoteny.tasks.gymnax_environments import Gymnax, minatar
+from neoteny.tasks.experience import LinearEpsilon
 from neoteny.tasks.host_experience import HostExperience
 
 FRAME_SKIP = 4
@@ -101,66 +96,4 @@ class AtariDQN:
             evaluation_epsilon=self.evaluation_epsilon,
             evaluation_limit=self.evaluation_limit,
             segment=self.segment,
-        )
-
-
-@dataclass(frozen=True)
-class MinAtarDQN:
-    """DQN on MinAtar as Young & Tian 2019 published it (their examples/dqn.py); `double=True` is not theirs.
-
-    learning_rate: may be a traced number. batch, replay, learning_starts, epsilon_steps: in frames, of which every one
-    is an action and is followed by an update. target_period: updates between copies. sticky: probability that an action
-    is repeated. frames: the published length of a run.
-    """
-
-    double: bool = False
-    channels: int = 16
-    width: int = 128
-    learning_rate: Any = 2.5e-4  # centred RMSProp, decay 0.95, momentum 0.95, epsilon 0.01
-    batch: int = 32
-    replay: int = 100_000
-    learning_starts: int = 5_000
-    period: int = 1
-    envs: int = 1
-    target_period: int = 1_000
-    discount: float = 0.99
-    bound: float | None = 1.0  # smooth L1
-    epsilon_end: float = 0.1
-    epsilon_steps: int = 100_000
-    evaluation_epsilon: float = 0.0
-    evaluation_limit: int = 10_000
-    sticky: float = 0.1
-    minimal_actions: bool = False  # all six actions in every game
-    frames: int = 5_000_000
-
-    def environment(self, game: str) -> Gymnax:
-        """A game: asterix, breakout, freeway, seaquest or space_invaders."""
-        return minatar(game, sticky=self.sticky, minimal_actions=self.minimal_actions)
-
-    def network(self, game: Specification) -> CNN:
-        """One convolution and one dense layer."""
-        return minatar_network(game.shape, game.actions, channels=self.channels, width=self.width)
-
-    def learner(self, game: Specification) -> Learner:
-        """The learner for a game of this specification."""
-        return dqn(
-            self.network(game),
-            minatar_rmsprop(self.learning_rate),
-            double=self.double,
-            values=Scalar(self.bound),
-            target_period=self.target_period,
-        )
-
-    def source(self) -> DeviceExperience:
-        """Its exploration and replay, inside the compiled program."""
-        return DeviceExperience(
-            batch_size=self.batch,
-            envs=self.envs,
-            period=self.period,
-            learning_starts=self.learning_starts,
-            capacity=self.replay,
-            discount=self.discount,
-            epsilon=LinearEpsilon(1.0, self.epsilon_end, self.epsilon_steps),
-            evaluation_epsilon=self.evaluation_epsilon,
-            evaluation_limit=self.evaluation_limit,
         )
