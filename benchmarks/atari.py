@@ -28,6 +28,7 @@ from neoteny.lab.study import Experiment
 from neoteny.learners import Learner, Transitions, detach, dqn
 from neoteny.tasks import HostExperience, LinearEpsilon, Stream, environments
 from neoteny.tasks.experience import as_network_sees, network_input
+from neoteny.tasks.replay import as_observation, as_observations
 from neoteny.training.events import Event, Switch, Train
 from neoteny.training.runner import Runner, Tick
 
@@ -186,8 +187,8 @@ class Alone:
 
     def _acting(self, games: int) -> Callable[[], Any]:
         learner, state = self._state()
-        act = jax.jit(lambda shown: learner.act(state, network_input(shown), jax.random.key(0)))
-        shown = np.random.default_rng(0).integers(0, 256, (games, 84, 84, 4), np.uint8)
+        act = jax.jit(lambda shown: learner.act(state, network_input(as_observation(shown)), jax.random.key(0)))
+        shown = np.random.default_rng(0).integers(0, 256, (games, 4, 84, 84, 1), np.uint8)
 
         def ask() -> None:
             for _ in range(STEPS // games):
@@ -199,11 +200,11 @@ class Alone:
         learner, self._held = self._state()
 
         def update(state: Any, batch: Any) -> Any:
-            new, metrics = learner.update(state, as_network_sees(batch), jax.random.key(0))
+            new, metrics = learner.update(state, as_network_sees(as_observations(batch)), jax.random.key(0))
             return detach(new), metrics
 
         rng, ones = np.random.default_rng(0), np.ones(BATCH, np.float32)
-        frames = [rng.integers(0, 256, (BATCH, 84, 84, 4), np.uint8) for _ in range(2)]
+        frames = [rng.integers(0, 256, (BATCH, 4, 84, 84, 1), np.uint8) for _ in range(2)]
         batch = Transitions(frames[0], np.zeros(BATCH, np.int32), ones, ones, frames[1], ones[0], ones[0])
         step = jax.jit(update, donate_argnums=0)
 

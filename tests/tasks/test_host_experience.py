@@ -19,6 +19,7 @@ from neoteny.networks import Dense, Network
 from neoteny.tasks.environments import EnvironmentTask, Specification
 from neoteny.tasks.experience import LinearEpsilon, as_network_sees, network_input
 from neoteny.tasks.host_experience import ATARI, HostExperience
+from neoteny.tasks.replay import as_observation, as_observations
 from neoteny.training.clock import Clock
 from neoteny.training.keys import Purpose
 
@@ -30,7 +31,7 @@ SMALL = HostExperience(
 
 def policy(observations: np.ndarray, counters: np.ndarray) -> np.ndarray:
     """Greedy by the time shown."""
-    return (observations[..., -2].astype(int) % 3).astype(np.int32)
+    return (observations[..., -1, 2].astype(int) % 3).astype(np.int32)
 
 
 def test_batches_tell_what_happened():
@@ -41,7 +42,7 @@ def test_batches_tell_what_happened():
         assert cost.steps == (44 if update == 0 else 4)
         for lane in range(3):
             for row in range(16):
-                older, now = batch.observations[lane, row, :4], batch.observations[lane, row, 4:]
+                older, now = batch.observations[lane, row]
                 seed, episode, time, _ = now
                 if time == 0:
                     assert not older.any()
@@ -54,8 +55,8 @@ def test_batches_tell_what_happened():
                     kinds["life" if time == 4 else "terminated"] += 1
                     continue
                 after = batch.next_observations[lane, row]
-                np.testing.assert_array_equal(after[:4], now)
-                np.testing.assert_array_equal(after[4:], [seed, episode, time + 1, batch.actions[lane, row]])
+                np.testing.assert_array_equal(after[0], now)
+                np.testing.assert_array_equal(after[1], [seed, episode, time + 1, batch.actions[lane, row]])
                 kinds["cut"] += time == 11
     assert kinds["terminated"] > 0
     assert kinds["life"] > 0
@@ -140,8 +141,8 @@ def test_episodes_can_be_cut_off_anywhere_and_keep_their_future():
     for lane, replay in enumerate(play.replays):
         assert replay.ring.rows.ended[last].all()
         assert not replay.ring.rows.terminated[last].any()
-        batch = play.layout.read(replay, np.asarray([last, last]), np.asarray([0, 1]), backend=np)
-        np.testing.assert_array_equal(batch.next_observations[:, 4:], shown[lane])
+        batch = play.layout.read_frames(replay, np.asarray([last, last]), np.asarray([0, 1]))
+        np.testing.assert_array_equal(batch.next_observations[:, 1], shown[lane])
         np.testing.assert_array_equal(batch.discounts, np.float32([0.9, 0.9]))
     play.cut_off()
     assert play.segment == 1, "nothing is under way any more"
@@ -186,7 +187,7 @@ def test_lanes_differ_in_emulators_exploration_and_draws_and_one_seed_repeats():
     seeds = {rows.frame[0, 0, 0] for rows in (r.ring.rows for r in play.replays)}
     assert len(seeds) == 4
     assert len({rows.action[:20].tobytes() for rows in (r.ring.rows for r in play.replays)}) == 4
-    assert len({found[2].observations[lane, :, 4:7][:, 1:].tobytes() for lane in range(4)}) == 4
+    assert len({found[2].observations[lane, :, 1, 1:3].tobytes() for lane in range(4)}) == 4
     _, again = batches([2, 2])
     for a, b in zip(found, again, strict=True):
         np.testing.assert_array_equal(a.observations[2], b.observations[0])
@@ -202,7 +203,7 @@ def test_the_network_is_asked_only_after_the_replay_is_filled():
 
     play = SMALL.start(EnvironmentTask("ladder", Ladder()), [0, 1])
     play.next(act, 0)
-    assert asked == [((2, 2, 8), [Purpose.EXPLORATION.code, 0, 20 + step]) for step in range(2)]
+    assert asked == [((2, 2, 2, 4), [Purpose.EXPLORATION.code, 0, 20 + step]) for step in range(2)]
     filling = np.concatenate([rows.action[:20].ravel() for rows in (r.ring.rows for r in play.replays)])
     assert np.bincount(filling, minlength=3).min() > 12
 
@@ -237,12 +238,12 @@ def test_learning_from_host_experience_finds_the_optimal_values():
 
     @jax.jit
     def act(state, shown, counters):
-        return jax.vmap(lambda s, o: learner.act(s, network_input(o), None))(state, shown)
+        return jax.vmap(lambda s, o: learner.act(s, network_input(as_observation(o)), None))(state, shown)
 
     @jax.jit
     def update(state, batch, clock):
         def lane(state, batch):
-            state, _ = learner.update(state, as_network_sees(batch), jax.random.key(0))
+            state, _ = learner.update(state, as_network_sees(as_observations(batch)), jax.random.key(0))
             return detach(learner.periodic(state, clock))
 
         return jax.vmap(lane)(state, batch)

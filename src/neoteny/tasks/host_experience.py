@@ -17,13 +17,13 @@ import numpy as np
 from neoteny.learners.learner import Transitions
 from neoteny.tasks.environments import Emulators, EnvironmentTask, HostEnvironment
 from neoteny.tasks.experience import Experience, LinearEpsilon
-from neoteny.tasks.replay import Layout, Replay, Slot, as_observation
+from neoteny.tasks.replay import Layout, Replay, Slot
 from neoteny.tasks.sources import Ring
 from neoteny.training.keys import Purpose
 
 HostAct = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""act(observations (lanes, envs, ...) as stored, counters) -> greedy actions (lanes, envs). counters: (3,) uint32, what
-the key of a policy that draws is made from, for every lane.
+"""act(frames (lanes, envs, stack, *shape) as stored, the newest last, counters) -> greedy actions (lanes, envs).
+counters: (3,) uint32, what the key of a policy that draws is made from, for every lane.
 """
 
 
@@ -97,7 +97,7 @@ class HostExperience(Experience):
         over, returns = np.zeros((lanes, episodes), bool), np.zeros((lanes, episodes), np.float32)
         lengths, time = np.zeros((lanes, episodes), np.int32), 0
         while not over.all() and time < self.evaluation_limit:
-            greedy = act(table.shown(), _counters(Purpose.EVALUATE, number, time))
+            greedy = act(table.frames, _counters(Purpose.EVALUATE, number, time))
             for lane, seed in enumerate(seeds):
                 rng = draws(seed, Purpose.EVALUATE, number, time)
                 actions = _chosen(rng, greedy[lane], self.evaluation_epsilon, task.specification.actions)
@@ -139,12 +139,6 @@ class Table(NamedTuple):
     frames: np.ndarray
     age: np.ndarray
     score: np.ndarray
-
-    def shown(self) -> np.ndarray:
-        """What the network is shown (lanes, envs, ...)."""
-        lanes, envs = self.age.shape
-        shown = as_observation(self.frames.reshape(lanes * envs, *self.frames.shape[2:]), np)
-        return shown.reshape(lanes, envs, *shown.shape[1:])
 
     def begin(self, lane: int, emulators: Emulators) -> None:
         """New episodes in all emulators of a lane."""
@@ -221,7 +215,7 @@ class HostPlay:
 
     def next(self, act: HostAct, task_update: int) -> tuple[Transitions, Cost]:
         """Play as long as `DeviceExperience.next` would, then a batch for every lane (lanes, batch, ...), observations
-        as stored; and what it cost.
+        as stacks of frames as stored (lanes, batch, stack, *shape); and what it cost.
         """
         source = self.source
         while not self.filled:
@@ -355,7 +349,7 @@ class HostPlay:
         if act is None or epsilon >= 1:
             greedy = np.zeros(table.age.shape, np.int32)
         else:
-            greedy = np.asarray(act(table.shown(), _counters(Purpose.EXPLORATION, self.task.index, at)))
+            greedy = np.asarray(act(table.frames, _counters(Purpose.EXPLORATION, self.task.index, at)))
             self._asked += 1
         for lane, (seed, replay, emulators) in enumerate(zip(self.seeds, self.replays, self._emulators, strict=True)):
             rng = draws(seed, Purpose.EXPLORATION, self.task.index, at)
@@ -389,9 +383,10 @@ class HostPlay:
         for replay, rng in zip(self.replays, rngs, strict=True):
             slots = first + rng.integers(0, length, count)
             envs = rng.integers(0, self.source.envs, count)
-            batches.append(self.layout.read(replay, slots, envs, backend=np))
+            batches.append(self.layout.read_frames(replay, slots, envs))
         # The last two fields of a lane's batch are no arrays yet.
-        return Transitions(*(np.stack(parts) for parts in list(zip(*batches, strict=True))[:5]))
+        fields = list(zip(*batches, strict=True))[:5]
+        return Transitions(*(np.stack(parts) if len(parts) > 1 else parts[0][None] for parts in fields))
 
 
 def _check_fits(name: str, array: np.ndarray, held: np.ndarray) -> None:

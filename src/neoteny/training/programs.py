@@ -24,6 +24,7 @@ from neoteny.networks.network import Network
 from neoteny.probes.measurement import ViewProbe
 from neoteny.tasks.environments import EnvironmentTask
 from neoteny.tasks.experience import as_network_sees, network_input
+from neoteny.tasks.replay import as_observation, as_observations
 from neoteny.tasks.sources import DataArrays, TaskArrays, take_batch
 from neoteny.tasks.streams import Transform
 from neoteny.training.clock import Clock
@@ -149,7 +150,7 @@ class Programs:
         self.learn_all = jax.jit(self._learn_all, static_argnames=("until",), donate_argnums=1)
         self.act = jax.jit(self._act_lane)
         self.act_all = jax.jit(jax.vmap(self._act_lane, in_axes=(0, 0, 0, 0, None)))
-        self.seen = jax.jit(jax.vmap(as_network_sees))
+        self.seen = jax.jit(jax.vmap(lambda batch: as_network_sees(as_observations(batch))))
         self.chunk = jax.jit(self._chunk, static_argnames=("transform", "until"), donate_argnums=0)
         self.check = jax.jit(self._check)
         self.copy = jax.jit(_copy)
@@ -233,10 +234,12 @@ class Programs:
     def _learn_lane(
         self, leading: LearnerState, state: PackState, batch: Any, values, seed, clock: Clock, cost, until
     ) -> PackState:
-        """A lane after an update from a batch as stored, without its source; `leading` are the networks that act (see
-        `acting`), `state` has all else.
+        """A lane after an update from a batch of stacks of frames as stored, without its source.
+
+        `leading` are the networks that act (see `acting`), `state` has all else.
         """
-        return self._learned(together(leading, state), as_network_sees(batch), values, seed, clock, cost, until)
+        seen = as_network_sees(as_observations(batch))
+        return self._learned(together(leading, state), seen, values, seed, clock, cost, until)
 
     def _learn_all(
         self, leading: LearnerState, state: PackState, batch: Any, lanes: Lanes, clock: Clock, cost, until
@@ -248,12 +251,12 @@ class Programs:
 
         return jax.vmap(lane)(leading, state, batch, lanes.values, lanes.seeds)
 
-    def _act_lane(self, leading: LearnerState, observations, values, seed, counters) -> Array:
-        """Actions (envs,) of one lane for observations as stored; the key is made from the counters (some,)."""
+    def _act_lane(self, leading: LearnerState, frames, values, seed, counters) -> Array:
+        """Actions (envs,) of one lane for stacks of frames as stored; the key is made from the counters (some,)."""
         key = root_key(seed)
         for counter in counters:
             key = jax.random.fold_in(key, counter)
-        return self._acting(leading, values)(network_input(observations), key)
+        return self._acting(leading, values)(network_input(as_observation(frames)), key)
 
     def _follow_lane(self, state: PackState, values, seed, task: TaskArrays | None, clock: Clock, transform):
         """A lane that is held through one update of the others: its source follows the shared clock."""
