@@ -163,15 +163,21 @@ def test_playing_ahead_changes_when_it_is_played_and_nothing_else():
 
 def test_copies_go_on_by_themselves():
     play = SMALL.start(EnvironmentTask("ladder", Ladder()), [3, 4])
-    play.next(policy, 0)
+    for update in range(120):
+        play.next(policy, update)
     play.cut_off()
-    copied, second = play.copies(), play.copies([1, 1], [4, 9])
+    assert play.cuts.min() > play.layout.finals, "the table of last frames went round"
+    copied, second, longer = play.copies(), play.copies([1, 1], [4, 9]), play.copies(ends=7)
+    assert longer.layout.finals == play.layout.finals + 7
+    for other in (copied, longer):
+        for a, b in zip(play.sample(200, 0), other.sample(200, 0), strict=True):
+            np.testing.assert_array_equal(a, b)
     untouched = copy.deepcopy(copied.rows)
-    expected = [play.next(policy, update)[0] for update in range(1, 5)]
+    expected = [play.next(policy, update)[0] for update in range(120, 124)]
     for a, b in zip(untouched, copied.rows, strict=True):
         np.testing.assert_array_equal(a, b)
-    found = [copied.next(policy, update)[0] for update in range(1, 5)]
-    others = [second.next(policy, update)[0] for update in range(1, 5)]
+    found = [copied.next(policy, update)[0] for update in range(120, 124)]
+    others = [second.next(policy, update)[0] for update in range(120, 124)]
     for a, b, c in zip(expected, found, others, strict=True):
         np.testing.assert_array_equal(a.observations, b.observations)
         np.testing.assert_array_equal(a.observations[1], c.observations[0])
