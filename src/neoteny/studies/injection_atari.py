@@ -17,10 +17,10 @@ from neoteny.lab.configs import Lane
 from neoteny.lab.study import Experiment, StudyFigure
 from neoteny.learners.learner import Learner
 from neoteny.probes import dead_units, dormant_units, feature_rank, weight_norm
-from neoteny.tasks.environments import EnvironmentTask, environments
+from neoteny.tasks.environments import environments
 from neoteny.tasks.host_experience import HostExperience
 from neoteny.tasks.streams import Stream
-from neoteny.training.events import Evaluate, Event, Fork, Intervene, Probe, Save, Switch, Train
+from neoteny.training.events import AnyTask, Evaluate, Event, Fork, Intervene, Probe, Save, Switch, Train
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -114,7 +114,7 @@ RECORDS = 5
 """Records of the training metrics between two evaluations."""
 
 
-def script(config: AtariConfig, tasks: tuple[EnvironmentTask, ...]) -> tuple[Event, ...]:
+def script(config: AtariConfig, tasks: tuple[AnyTask, ...]) -> tuple[Event, ...]:
     """Train and evaluate in turn; after `inject_at` frames an injected copy goes the same way first."""
     from neoteny.studies.injection import PARAMETERS, output_jump
 
