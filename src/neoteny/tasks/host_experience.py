@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -273,7 +273,7 @@ class HostPlay:
     @property
     def replays(self) -> list[Replay]:
         """Every lane's replay, as views of the arrays of all lanes."""
-        written = np.asarray(self.written, np.int32)
+        written: Any = np.asarray(self.written, np.int32)
         return [
             Replay(Ring(Slot(*(leaf[lane] for leaf in self.rows)), written), self.final[lane])
             for lane in range(len(self.seeds))

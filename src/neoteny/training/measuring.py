@@ -108,7 +108,7 @@ class Measurer:
         assert episodes is not None, "checked before"
         if isinstance(self._source, HostExperience):
             act = self._host.policy(learner, separately=self._tracer.lane_by_lane(task, learner))
-            scored = self._source.evaluate(task, self._lanes.seeds, act, episodes, int(update))
+            scored = self._source.evaluate(task, self._lanes.seeds.tolist(), act, episodes, int(update))
         else:
             scored = self._programs.play(learner, self._lanes, update, transform=shown(task), episodes=episodes)
         readings = [Reading(name, "", np.asarray(values, np.float64)) for name, values in scored.items()]

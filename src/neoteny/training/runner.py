@@ -240,9 +240,9 @@ class Runner:
         """Bytes of the pack's state where it is largest, replays on the host among them."""
 
         def count(outline: Outline) -> int:
-            held = (outline.state, outline.bank)
-            on_host = isinstance(outline.task, EnvironmentTask) and isinstance(self.source, HostExperience)
-            replay = self.source.bytes(outline.task) * len(self.lanes.seeds) if on_host else 0
+            held, replay = (outline.state, outline.bank), 0
+            if isinstance(outline.task, EnvironmentTask) and isinstance(self.source, HostExperience):
+                replay = self.source.bytes(outline.task) * len(self.lanes.seeds)
             return replay + sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
 
         return max(sum(map(count, stack)) for _, _, stack in self.outliner.walk())
@@ -363,7 +363,7 @@ class Runner:
         if not isinstance(task, EnvironmentTask) or not isinstance(self.source, HostExperience):
             return None
         ends = sum(isinstance(step.event, Train) and step.event.task.index == task.index for step in self.steps)
-        return self.source.start(task, self.lanes.seeds, ends)
+        return self.source.start(task, self.lanes.seeds.tolist(), ends)
 
     # The fold -----------------------------------------------------------------------------------------------------
 
