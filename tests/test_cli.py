@@ -436,7 +436,7 @@ class TestProcesses:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (130, "")
-        assert err.endswith(f"stopped; all is kept. Go on with: neoteny resume {directory}\n")
+        assert err.endswith(f"stopped; all up to the last commit is kept. Go on with: neoteny resume {directory}\n")
         assert "Traceback" not in err
         first = pack.manifest()
         assert first.status == "running"
@@ -496,7 +496,7 @@ class TestProcesses:
         out, err = process.communicate(timeout=60)
         assert (process.returncode, out) == (130, "")
         assert "Traceback" not in err
-        assert err.endswith(f"stopped; all is kept. Go on with: neoteny resume {directory}\n")
+        assert err.endswith(f"stopped; all up to the last commit is kept. Go on with: neoteny resume {directory}\n")
         assert [pack.manifest().status for pack in packs] == ["running"] * 2
 
 

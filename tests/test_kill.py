@@ -22,6 +22,11 @@ ONE_SETTING = "--adam-b2 0.999 --adam-eps-root 0"
 RUN = f"run plasticity {SMALL} {ONE_SETTING} --commit-seconds 0".split()
 
 
+ATARI = "--preset smoke --experiment atari --width 16 --batch 4 --evaluation-limit 20 --episodes 1 --replay 300"
+ATARI_RUN = f"run injection {ATARI} --commit-seconds 0".split()
+"""Segments of 200 steps, so that commits lie within training too; the ring of 300 steps goes round."""
+
+
 def start(*arguments: object) -> subprocess.Popen:
     command = [sys.executable, "-m", "neoteny.cli", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
@@ -50,28 +55,30 @@ def states(directory: Path) -> dict[str, dict[str, np.ndarray]]:
     return {pack.directory.name: pack.state(pack.manifest()) for pack in packs}
 
 
-def test_a_run_killed_ten_times_is_the_run_never_killed(tmp_path):
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(*RUN, "--out", whole))
-    in_all = commits(whole)
+def killed_run(run: list[str], killed: Path, in_all: int, kills: int) -> None:
+    """The run of so many commits in all, killed so often on the way, and resumed each time."""
     rng = random.Random(0)
     # The moments: after so many commits of the run, and then a random while, which may end inside another commit.
-    moments = sorted(rng.sample(range(0, in_all - 1), KILLS))
-    kills = 0
+    moments = sorted(rng.sample(range(0, in_all - 1), kills))
+    done = 0
     for moment in moments:
-        process = start(*(RUN if not (killed / "plan.json").exists() else ["resume"]), *_where(killed))
+        process = start(*(run if not (killed / "plan.json").exists() else ["resume"]), *_where(killed))
         while commits(killed) <= moment and process.poll() is None:
             time.sleep(0.01)
         time.sleep(rng.random() * 0.1)
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
-            kills += 1
+            done += 1
         process.communicate()
         assert process.returncode in (-signal.SIGKILL, 0)
-    assert kills == KILLS, f"only {kills} kills came before the end of the run"
+    assert done == kills, f"only {done} kills came before the end of the run"
     finish(start("resume", killed, "--commit-seconds", 0))
+
+
+def assert_same_results(whole: Path, killed: Path) -> None:
+    """The very same records, and states in every array."""
     one, other = load(whole), load(killed)
-    assert len(one) > 100
+    assert len(one) > 0
     assert one.equals(other)
     expected, found = states(whole), states(killed)
     assert expected.keys() == found.keys()
@@ -79,6 +86,27 @@ def test_a_run_killed_ten_times_is_the_run_never_killed(tmp_path):
         assert expected[pack].keys() == found[pack].keys()
         for path, array in expected[pack].items():
             np.testing.assert_array_equal(array, found[pack][path], err_msg=f"{pack} {path}")
+
+
+def test_a_run_killed_ten_times_is_the_run_never_killed(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(*RUN, "--out", whole))
+    killed_run(RUN, killed, commits(whole), KILLS)
+    assert len(load(whole)) > 100
+    assert_same_results(whole, killed)
+
+
+def test_a_run_on_atari_killed_is_the_run_never_killed(tmp_path):
+    """Emulators on the host, which nobody can save: replay, networks and records are the same to the bit."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(*ATARI_RUN, "--out", whole))
+    # At the ends of segments and events, those of a branch among them.
+    assert commits(whole) > 12
+    killed_run(ATARI_RUN, killed, commits(whole), 2)
+    assert_same_results(whole, killed)
+    state = next(iter(states(whole).values()))
+    assert state["play.rows.frame"].shape == (1, 300, 1, 84, 84, 1)
+    assert state["play.rows.frame"][:, -1].any()
 
 
 def _where(directory: Path) -> list[object]:

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from neoteny import (
+        agents,
         analysis,
         interventions,
         lab,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from neoteny.lab.results import arrays, load
 
 _ROOMS = (
+    "agents",
     "analysis",
     "interventions",
     "lab",
@@ -50,6 +52,7 @@ _FUNCTIONS = {
 
 __all__ = [
     "Result",
+    "agents",
     "analysis",
     "arrays",
     "interventions",

@@ -293,7 +293,8 @@ def _execute(store: Any, plan: Any, study: Any, options: Any, workers: int, upda
                 statuses = execute.run_in_process(store, plan, study, packs, options, take)
         _write_report(store.directory, study)
     except execute.Interrupted as interrupted:
-        print(f"stopped; all is kept. Go on with: neoteny resume {store.directory}", file=sys.stderr)
+        go_on = f"Go on with: neoteny resume {store.directory}"
+        print(f"stopped; all up to the last commit is kept. {go_on}", file=sys.stderr)
         return 128 + interrupted.signum
     except BrokenPipeError:
         raise

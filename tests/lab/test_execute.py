@@ -121,7 +121,8 @@ class TestInterrupts:
         interrupt(1, "train", signum=signum)
         assert run(tmp_path / "x", "--experiment", "one") == code
         assert statuses(tmp_path / "x") == ["running"]
-        assert capfd.readouterr().err == f"stopped; all is kept. Go on with: neoteny resume {tmp_path / 'x'}\n"
+        kept = "stopped; all up to the last commit is kept."
+        assert capfd.readouterr().err == f"{kept} Go on with: neoteny resume {tmp_path / 'x'}\n"
         assert not (tmp_path / "x" / "report.html").exists()
 
     def test_half_done_is_committed(self, stopped):

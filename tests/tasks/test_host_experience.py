@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -11,58 +11,17 @@ import numpy as np
 import optax
 import pytest
 
-from device_loop import LAST, NEXT, REWARD, Corridor, optimal_values
+from device_loop import LAST, Corridor, optimal_values
+from host_emulators import HostMaze, Ladder
 from neoteny.learners.dqn import dqn
 from neoteny.learners.learner import detach
 from neoteny.networks import Dense, Network
-from neoteny.tasks.environments import Emulators, EnvironmentTask, HostEnvironment, HostStep, Specification
+from neoteny.tasks.environments import EnvironmentTask, Specification
 from neoteny.tasks.experience import LinearEpsilon, as_network_sees, network_input
 from neoteny.tasks.host_experience import ATARI, HostExperience
+from neoteny.tasks.replay import as_observation, as_observations
 from neoteny.training.clock import Clock
-
-
-@dataclass(frozen=True)
-class Ladder(HostEnvironment):
-    """Frames (seed, number of the episode, time, last action). Episodes terminate after nine steps with even numbers,
-    are truncated after twelve otherwise; at time 5 a life is lost; the reward is the time.
-    """
-
-    life_loss: bool = True
-    log: list = field(default_factory=list, compare=False)
-
-    @property
-    def specification(self):
-        return Specification((4,), "float32", 3, 12)
-
-    def start(self, count, seed):
-        self.log.append(seed)
-        return LadderEmulators(count, seed)
-
-
-class LadderEmulators(Emulators):
-    def __init__(self, count, seed):
-        self.seed, self.episode = seed % 1000, np.full(count, -1)
-        self.time, self.action = np.zeros(count, int), np.zeros(count, int)
-
-    def shown(self):
-        seeds = self.seed * 10 + np.arange(len(self.time))
-        return np.stack([seeds, self.episode, self.time, self.action], axis=1).astype(np.float32)
-
-    def reset(self, which=None):
-        which = np.arange(len(self.time)) if which is None else which
-        self.episode[which] += 1
-        self.time[which] = self.action[which] = 0
-        return self.shown()[which]
-
-    def step(self, actions):
-        self.time += 1
-        self.action = np.asarray(actions).astype(int)
-        terminated = (self.time == 9) & (self.episode % 2 == 0)
-        return HostStep(self.shown(), self.time.astype(np.float32), terminated, self.time == 12, self.time == 5)
-
-    def close(self):
-        pass
-
+from neoteny.training.keys import Purpose
 
 SMALL = HostExperience(
     batch_size=16, envs=2, period=2, learning_starts=40, capacity=120, stack=2, discount=0.9, reward_bound=None,
@@ -70,9 +29,9 @@ SMALL = HostExperience(
 )  # fmt: skip
 
 
-def policy(observations: np.ndarray) -> np.ndarray:
+def policy(observations: np.ndarray, counters: np.ndarray) -> np.ndarray:
     """Greedy by the time shown."""
-    return (observations[..., -2].astype(int) % 3).astype(np.int32)
+    return (observations[..., -1, 2].astype(int) % 3).astype(np.int32)
 
 
 def test_batches_tell_what_happened():
@@ -80,10 +39,10 @@ def test_batches_tell_what_happened():
     kinds = {"terminated": 0, "life": 0, "cut": 0, "segment": 0}
     for update in range(60):
         batch, cost = play.next(policy, update)
-        assert cost == (44 if update == 0 else 4)
+        assert cost.steps == (44 if update == 0 else 4)
         for lane in range(3):
             for row in range(16):
-                older, now = batch.observations[lane, row, :4], batch.observations[lane, row, 4:]
+                older, now = batch.observations[lane, row]
                 seed, episode, time, _ = now
                 if time == 0:
                     assert not older.any()
@@ -96,8 +55,8 @@ def test_batches_tell_what_happened():
                     kinds["life" if time == 4 else "terminated"] += 1
                     continue
                 after = batch.next_observations[lane, row]
-                np.testing.assert_array_equal(after[:4], now)
-                np.testing.assert_array_equal(after[4:], [seed, episode, time + 1, batch.actions[lane, row]])
+                np.testing.assert_array_equal(after[0], now)
+                np.testing.assert_array_equal(after[1], [seed, episode, time + 1, batch.actions[lane, row]])
                 kinds["cut"] += time == 11
     assert kinds["terminated"] > 0
     assert kinds["life"] > 0
@@ -107,13 +66,13 @@ def test_batches_tell_what_happened():
 def test_a_life_lost_ends_no_episode_and_can_be_ignored():
     play = SMALL.start(EnvironmentTask("ladder", Ladder()), [0])
     play.next(policy, 0)
-    rows = play.rings()[0]
+    rows = play.replays[0].ring.rows
     lost = rows.frame[:22, :, 2] == 4
     assert rows.terminated[:22][lost].all()
     assert not rows.ended[:22][lost].any()
     other = SMALL.start(EnvironmentTask("ladder", Ladder(life_loss=False)), [0])
     other.next(policy, 0)
-    assert not other.rings()[0].terminated[:22][lost].any()
+    assert not other.replays[0].ring.rows.terminated[:22][lost].any()
 
 
 def test_every_segment_cuts_off_all_episodes_and_begins_anew_from_its_own_seed():
@@ -124,11 +83,11 @@ def test_every_segment_cuts_off_all_episodes_and_begins_anew_from_its_own_seed()
     # 20 slots of filling and 2 an update: 102, so two segments of 50 slots are over.
     assert len(environment.log) == 2 * 3
     assert len(set(environment.log)) == 6
-    for rows in play.rings():
+    for rows in (replay.ring.rows for replay in play.replays):
         for slot in (49, 99):
             assert rows.ended[slot % 60].all()
     again = Ladder()
-    SMALL.start(EnvironmentTask("ladder", again), [0, 1])
+    SMALL.start(EnvironmentTask("ladder", again), [0, 1]).fill()
     assert again.log == environment.log[:2]
 
 
@@ -153,19 +112,76 @@ def test_what_is_stored_at_a_boundary_goes_on_exactly():
         whole.next(policy, updates)
         updates += 1
     assert whole.written == 50
-    stored, rings = copy.deepcopy(whole.arrays()), copy.deepcopy(whole.rings())
+    stored, rows = whole.arrays(), copy.deepcopy(whole.rows._asdict())
     resumed = begin()
-    resumed.restore(stored, rings)
+    resumed.restore(stored, rows)
     for update in range(updates, updates + 30):
         expected, found = whole.next(policy, update)[0], resumed.next(policy, update)[0]
         for a, b in zip(expected, found, strict=True):
             np.testing.assert_array_equal(a, b)
-    for ours, theirs in zip(whole.rings(), resumed.rings(), strict=True):
-        for a, b in zip(ours, theirs, strict=True):
-            np.testing.assert_array_equal(a, b)
+    for a, b in zip(whole.rows, resumed.rows, strict=True):
+        np.testing.assert_array_equal(a, b)
     assert not whole.at_boundary
     with pytest.raises(ValueError, match="amid a segment"):
         whole.arrays()
+
+
+def test_episodes_can_be_cut_off_anywhere_and_keep_their_future():
+    """Training ends amid a segment: whoever was under way was cut off, with the frame after its last action kept."""
+    play = SMALL.start(EnvironmentTask("ladder", Ladder()), [0, 1], ends=1)
+    play.next(policy, 0)
+    play.next(policy, 1)
+    assert not play.at_boundary
+    shown, last = play._table.frames[:, :, -1].copy(), play.written - 1
+    before = play.cuts.copy()
+    play.cut_off()
+    assert play.at_boundary
+    assert play.segment == 1
+    assert (play.cuts == before + 1).all()
+    for lane, replay in enumerate(play.replays):
+        assert replay.ring.rows.ended[last].all()
+        assert not replay.ring.rows.terminated[last].any()
+        batch = play.layout.read_frames(replay, np.asarray([last, last]), np.asarray([0, 1]))
+        np.testing.assert_array_equal(batch.next_observations[:, 1], shown[lane])
+        np.testing.assert_array_equal(batch.discounts, np.float32([0.9, 0.9]))
+    play.cut_off()
+    assert play.segment == 1, "nothing is under way any more"
+
+
+def test_playing_ahead_changes_when_it_is_played_and_nothing_else():
+    one, other = (SMALL.start(EnvironmentTask("ladder", Ladder()), [0, 1]) for _ in range(2))
+    for update in range(40):
+        (expected, cost), (found, same) = one.next(policy, update), other.next(policy, update)
+        assert cost == same
+        for a, b in zip(expected, found, strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert one.at_boundary == other.at_boundary
+        if not other.at_boundary:
+            other.play_ahead(policy)
+            assert not other.at_boundary
+
+
+def test_copies_go_on_by_themselves():
+    play = SMALL.start(EnvironmentTask("ladder", Ladder()), [3, 4])
+    for update in range(120):
+        play.next(policy, update)
+    play.cut_off()
+    assert play.cuts.min() > play.layout.finals, "the table of last frames went round"
+    copied, second, longer = play.copies(), play.copies([1, 1], [4, 9]), play.copies(ends=7)
+    assert longer.layout.finals == play.layout.finals + 7
+    for other in (copied, longer):
+        for a, b in zip(play.sample(200, 0), other.sample(200, 0), strict=True):
+            np.testing.assert_array_equal(a, b)
+    untouched = copy.deepcopy(copied.rows)
+    expected = [play.next(policy, update)[0] for update in range(120, 124)]
+    for a, b in zip(untouched, copied.rows, strict=True):
+        np.testing.assert_array_equal(a, b)
+    found = [copied.next(policy, update)[0] for update in range(120, 124)]
+    others = [second.next(policy, update)[0] for update in range(120, 124)]
+    for a, b, c in zip(expected, found, others, strict=True):
+        np.testing.assert_array_equal(a.observations, b.observations)
+        np.testing.assert_array_equal(a.observations[1], c.observations[0])
+    assert not np.array_equal(others[-1].observations[0], others[-1].observations[1])
 
 
 def test_lanes_differ_in_emulators_exploration_and_draws_and_one_seed_repeats():
@@ -174,10 +190,10 @@ def test_lanes_differ_in_emulators_exploration_and_draws_and_one_seed_repeats():
         return play, [play.next(policy, update)[0] for update in range(3)]
 
     play, found = batches([0, 1, 2, 3])
-    seeds = {rows.frame[0, 0, 0] for rows in play.rings()}
+    seeds = {rows.frame[0, 0, 0] for rows in (r.ring.rows for r in play.replays)}
     assert len(seeds) == 4
-    assert len({rows.action[:20].tobytes() for rows in play.rings()}) == 4
-    assert len({found[2].observations[lane, :, 4:7][:, 1:].tobytes() for lane in range(4)}) == 4
+    assert len({rows.action[:20].tobytes() for rows in (r.ring.rows for r in play.replays)}) == 4
+    assert len({found[2].observations[lane, :, 1, 1:3].tobytes() for lane in range(4)}) == 4
     _, again = batches([2, 2])
     for a, b in zip(found, again, strict=True):
         np.testing.assert_array_equal(a.observations[2], b.observations[0])
@@ -187,14 +203,14 @@ def test_lanes_differ_in_emulators_exploration_and_draws_and_one_seed_repeats():
 def test_the_network_is_asked_only_after_the_replay_is_filled():
     asked = []
 
-    def act(observations):
-        asked.append(observations.shape)
-        return policy(observations)
+    def act(observations, counters):
+        asked.append((observations.shape, counters.tolist()))
+        return policy(observations, counters)
 
     play = SMALL.start(EnvironmentTask("ladder", Ladder()), [0, 1])
     play.next(act, 0)
-    assert asked == [(2, 2, 8)] * 2
-    filling = np.concatenate([rows.action[:20].ravel() for rows in play.rings()])
+    assert asked == [((2, 2, 2, 4), [Purpose.EXPLORATION.code, 0, 20 + step]) for step in range(2)]
+    filling = np.concatenate([rows.action[:20].ravel() for rows in (r.ring.rows for r in play.replays)])
     assert np.bincount(filling, minlength=3).min() > 12
 
 
@@ -203,54 +219,17 @@ def test_evaluation_has_its_own_emulators_and_changes_nothing():
     play = SMALL.start(EnvironmentTask("ladder", environment), [0, 1])
     play.next(policy, 0)
     training = list(environment.log)
-    before = copy.deepcopy((play.rings(), play.cuts, play.written))
-    found = play.evaluate(policy, 3, 0)
+    before = copy.deepcopy((play.rows, play.cuts, play.written))
+    found = SMALL.evaluate(play.task, play.seeds, policy, 3, 0)
     assert not set(environment.log[len(training) :]) & set(training)
     np.testing.assert_array_equal(found["return"], [45.0, 45.0])
     np.testing.assert_array_equal(found["length"], [9.0, 9.0])
     np.testing.assert_array_equal(found["unfinished"], [0.0, 0.0])
-    for a, b in zip(before[0], play.rings(), strict=True):
-        for x, y in zip(a, b, strict=True):
-            np.testing.assert_array_equal(x, y)
+    for a, b in zip(before[0], play.rows, strict=True):
+        np.testing.assert_array_equal(a, b)
     untouched = SMALL.start(EnvironmentTask("ladder", Ladder()), [0, 1])
     untouched.next(policy, 0)
     np.testing.assert_array_equal(play.next(policy, 1)[0].observations, untouched.next(policy, 1)[0].observations)
-
-
-@dataclass(frozen=True)
-class HostMaze(HostEnvironment):
-    """The maze of `device_loop`, on the host, in bytes."""
-
-    life_loss: bool = True
-
-    @property
-    def specification(self):
-        return Specification((5,), "uint8", 2, 7)
-
-    def start(self, count, seed):
-        return HostMazeEmulators(count, seed)
-
-
-class HostMazeEmulators(Emulators):
-    def __init__(self, count, seed):
-        self.rng, self.place, self.time = np.random.default_rng(seed), np.zeros(count, int), np.zeros(count, int)
-
-    def shown(self):
-        return 255 * np.eye(5, dtype=np.uint8)[self.place]
-
-    def reset(self, which=None):
-        which = np.arange(len(self.place)) if which is None else which
-        self.place[which], self.time[which] = self.rng.integers(0, LAST, len(which)), 0
-        return self.shown()[which]
-
-    def step(self, actions):
-        reward = np.asarray(REWARD, np.float32)[self.place, actions]
-        self.place, self.time = np.asarray(NEXT)[self.place, actions], self.time + 1
-        over = self.place == LAST
-        return HostStep(self.shown(), reward, over, (self.time >= 7) & ~over, np.zeros(len(over), bool))
-
-    def close(self):
-        pass
 
 
 def test_learning_from_host_experience_finds_the_optimal_values():
@@ -264,13 +243,13 @@ def test_learning_from_host_experience_finds_the_optimal_values():
     state = jax.vmap(learner.init)(jax.random.split(jax.random.key(0), 2))
 
     @jax.jit
-    def act(state, shown):
-        return jax.vmap(lambda s, o: learner.act(s, network_input(o), None))(state, shown)
+    def act(state, shown, counters):
+        return jax.vmap(lambda s, o: learner.act(s, network_input(as_observation(o)), None))(state, shown)
 
     @jax.jit
     def update(state, batch, clock):
         def lane(state, batch):
-            state, _ = learner.update(state, as_network_sees(batch), jax.random.key(0))
+            state, _ = learner.update(state, as_network_sees(as_observations(batch)), jax.random.key(0))
             return detach(learner.periodic(state, clock))
 
         return jax.vmap(lane)(state, batch)

@@ -365,7 +365,9 @@ def _fold(
         at_event_end = (
             runner.cursor.done == 0 and since * COMMIT_SHARE >= cost and since >= min(1.0, options.commit_seconds)
         )
-        if runner.finished or stop.signum is not None or since >= options.commit_seconds or at_event_end:
+        due = runner.finished or stop.signum is not None or since >= options.commit_seconds or at_event_end
+        # Amid a segment of a host environment there is nothing to commit: the last commit stands.
+        if due and runner.storable:
             cost = journal.commit(runner)
             last_commit = time.perf_counter()
         tell()

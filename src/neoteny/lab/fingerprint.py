@@ -15,7 +15,7 @@ from typing import Any
 from neoteny.errors import UsageError
 from neoteny.lab.study import Experiment
 
-_ROOMS = ("networks", "tasks", "learners", "regularizers", "interventions", "probes", "training")
+_ROOMS = ("networks", "tasks", "learners", "agents", "regularizers", "interventions", "probes", "training")
 
 
 def code_fingerprint(experiment: Experiment) -> dict[str, str]:

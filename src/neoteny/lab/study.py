@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from neoteny.analysis.claims import Claim
     from neoteny.learners.learner import Learner
     from neoteny.tasks.experience import DeviceExperience
+    from neoteny.tasks.host_experience import HostExperience
     from neoteny.tasks.sources import Minibatch
     from neoteny.tasks.streams import Stream, Task
     from neoteny.training.events import Event
@@ -42,7 +43,7 @@ class Experiment:
     stream: Callable[[Any], Stream]
     learner: Callable[[Any], Learner]
     script: Callable[[Any, tuple[Task, ...]], tuple[Event, ...]]
-    source: Callable[[Any], Minibatch | DeviceExperience] | None = None
+    source: Callable[[Any], Minibatch | DeviceExperience | HostExperience] | None = None
     lanes: int | None = None
 
 

@@ -48,6 +48,7 @@ from neoteny.learners.learner import Batch, Learner, LearnerState, attach, detac
 from neoteny.learners.supervised import supervised
 from neoteny.networks import MLP, Network, mlp, split_trainable
 from neoteny.probes import NetworkProbe, ViewProbe, dead_units, dormant_units, feature_rank, weight_norm
+from neoteny.studies import injection_atari
 from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.catalogue import load
 from neoteny.tasks.images import whole
@@ -178,6 +179,11 @@ class OutputJump:
         return {"online": jnp.max(jnp.abs(after - before)) / jnp.maximum(1.0, jnp.max(jnp.abs(before)))}
 
 
+def output_jump(save: str) -> ViewProbe:
+    """The probe that measures it."""
+    return ViewProbe("output_jump", OutputJump(save), saves=(save,))
+
+
 def count_parameters(network: Network) -> dict[str, float]:
     """How many parameters are trained, and how many numbers are stored."""
     trained, stored = split_trainable(network)[0], eqx.filter(network, eqx.is_inexact_array)
@@ -225,7 +231,7 @@ def script(config: Config, tasks: tuple[Task, ...]) -> tuple[Event, ...]:
             Probe(weight_norm, on=task, samples=1),
             Save(f"before-{done}"),
         ]
-        look = ViewProbe("output_jump", OutputJump(f"before-{done}"), saves=(f"before-{done}",))
+        look = output_jump(f"before-{done}")
         same = [name for name in ("control", "inject", "placebo", "reset") if name in names]
         events += [
             Fork(
@@ -263,11 +269,15 @@ PRESETS = {
 
 def relabel_axes(preset: str) -> list[dict]:
     """Default and tuned Adam, every seed, all arms."""
+    if preset not in SIZES:
+        return []
     return [{**SIZES[preset], "adam_b2": (b2,), "adam_eps_root": (root,)} for b2, root in (DEFAULT, TUNED)]
 
 
 def settings_axes(preset: str) -> list[dict]:
     """Around default Adam's setting, one field at a time; the middle of each axis is `relabel`'s own run."""
+    if preset not in SIZES:
+        return []
     sizes = {**SIZES[preset], "arms": ("pair",)}
     width, steps = (sizes.get(name, (getattr(Config, name),))[0] for name in ("width", "steps_per_task"))
     if preset == "quick":
@@ -375,8 +385,10 @@ def growth_script(config: GrowthConfig, tasks: tuple[Task, ...]) -> tuple[Event,
     return tuple(events)
 
 
-def growth_axes(preset: str) -> dict:
+def growth_axes(preset: str) -> dict | list[dict]:
     """All arms, every seed."""
+    if preset not in SIZES:
+        return []
     sizes: dict[str, tuple] = {name: values for name, values in SIZES[preset].items() if name != "width"}
     if preset == "smoke":
         sizes |= {"small": (8,), "large": (32,)}
@@ -401,6 +413,8 @@ PROXIES = {"dead_units": "all", "dormant_units": "all", "feature_rank": None, "w
 
 
 def _relabel(frame: pl.DataFrame, adam: tuple[float, float]) -> pl.DataFrame:
+    if "adam_b2" not in frame.columns:  # none but runs on Atari
+        return frame.clear()
     mine = (pl.col("adam_b2") == adam[0]) & (pl.col("adam_eps_root") == adam[1])
     return frame.filter((pl.col("experiment") == "relabel") & mine)
 
@@ -978,10 +992,10 @@ STUDY = Study(
         "When a network stops improving, is lost plasticity the limit? Inject fresh parameters into a copy, change "
         "nothing else, and compare."
     ),
-    experiments=(relabel, settings, growth),
+    experiments=(relabel, settings, growth, injection_atari.atari),
     claims=CLAIMS,
-    figures=FIGURES,
-    presets=PRESETS,
+    figures=(*FIGURES, *injection_atari.FIGURES),
+    presets={**PRESETS, **injection_atari.PRESETS},
     notes=(
         "The paper's experiments are on Atari; these are supervised, where loss of plasticity is known to happen.",
         "Copies share every draw with the untreated one. A copy that diverged counts with the worst value of any.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 from typing import NamedTuple
 
 import numpy as np
@@ -107,9 +108,15 @@ class Atari(HostEnvironment):
 
     @property
     def specification(self) -> Specification:
+        self.check()
         known = choices(self.game)
         actions = known.actions if self.full_actions else known.minimal_actions
         return Specification((SIZE, SIZE, 1), "uint8", actions, self.frame_limit // self.frame_skip)
+
+    @property
+    def version(self) -> str:
+        package = "envpool" if self.engine is Engine.ENVPOOL else "ale-py"
+        return f"{package} {metadata.version(package)}"
 
     def check(self) -> None:
         """UsageError naming what the emulator has, if it does not have this mode or difficulty."""

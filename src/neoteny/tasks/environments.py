@@ -103,6 +103,11 @@ class HostEnvironment(abc.ABC):
     def specification(self) -> Specification:
         """Shapes and numbers, known without playing."""
 
+    @property
+    def version(self) -> str:
+        """What emulates, and in which version; a run goes on with no other. Empty if that cannot change."""
+        return ""
+
     @abc.abstractmethod
     def start(self, count: int, seed: int) -> Emulators:
         """`count` emulators side by side, with draws of their own that follow from `seed`."""

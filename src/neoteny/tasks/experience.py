@@ -131,7 +131,18 @@ class Experience:
         """Slots before learning begins."""
         return -(-self.learning_starts // self.envs)
 
-    def layout(self, task: EnvironmentTask, segment: int | None = None) -> Layout:
+    def shapes(self, task: EnvironmentTask, count: int) -> Transitions:
+        """The shapes of a batch of `count` transitions of one lane."""
+
+        def read() -> Transitions:
+            layout = self.layout(task)
+            batch = layout.sample(layout.empty(), jnp.int32(layout.fewest), jax.random.key(0), count)
+            none = jnp.zeros((), jnp.float32)
+            return as_network_sees(batch)._replace(episodes=none, returns=none)
+
+        return jax.eval_shape(read)
+
+    def layout(self, task: EnvironmentTask, segment: int | None = None, ends: int = 0) -> Layout:
         """How this source keeps the experience of a task."""
         return Layout(
             task.specification,
@@ -142,6 +153,7 @@ class Experience:
             self.discount,
             self.reward_bound,
             segment,
+            ends,
         )
 
 

@@ -47,11 +47,31 @@ class Replay(NamedTuple):
     final: Array
 
 
-def as_observation(frames: Any, backend=jnp) -> Any:
+def as_observation(frames: Array) -> Array:
     """Frames (envs, stack, *shape), the oldest first, as one observation (envs, ..., channels * stack), unscaled."""
     last = frames.ndim - 2
-    moved = backend.moveaxis(frames, 1, last)
+    moved = jnp.moveaxis(frames, 1, last)
     return moved.reshape(*moved.shape[:last], -1)
+
+
+def as_observations(batch: Transitions) -> Transitions:
+    """A batch of stacks of frames (batch, stack, *shape), as the host keeps them, with observations of them."""
+    here, following = as_observation(batch.observations), as_observation(batch.next_observations)
+    return batch._replace(observations=here, next_observations=following)
+
+
+class _Told(NamedTuple):
+    """Transitions (batch,) but for their frames. last: the slot of their last step. cut: the episode is cut off there.
+    age, next_age: as in `Slot`, of the two observations.
+    """
+
+    actions: Any
+    rewards: Any
+    discounts: Any
+    age: Any
+    last: Any
+    next_age: Any
+    cut: Any
 
 
 @dataclass(frozen=True)
@@ -61,7 +81,7 @@ class Layout:
     capacity: slots. envs: environments of a lane. stack: frames an observation is made of; before an episode's first
     they are zero. steps: of a return before the value of what follows it. discount: gamma. reward_bound: rewards are
     clipped to +-bound when they are drawn, None for as they are. segment: all episodes are cut off every so many slots,
-    besides what the environment's time limit does; None: never.
+    besides what the environment's time limit does; None: never. ends: how often they are cut off besides.
     """
 
     specification: Specification
@@ -72,6 +92,7 @@ class Layout:
     discount: float = 0.99
     reward_bound: float | None = None
     segment: int | None = None
+    ends: int = 0
 
     def __post_init__(self):
         for name in ("capacity", "envs", "stack", "steps"):
@@ -99,7 +120,7 @@ class Layout:
     def finals(self) -> int:
         """Rows for last frames: as many episodes as can be cut off while their slots are kept."""
         spans = [span for span in (self.specification.time_limit, self.segment) if span is not None]
-        return 1 + sum(self.capacity // span + 1 for span in spans)
+        return 1 + self.ends + sum(self.capacity // span + 1 for span in spans)
 
     def empty(self, backend=jnp) -> Replay:
         """A replay before the first step."""
@@ -120,9 +141,12 @@ class Layout:
         """The same as `write` for a replay of NumPy arrays, changed where it lies; `written` is the caller's."""
         for held, new in zip(replay.ring.rows, slot, strict=True):
             held[at % self.capacity] = new
-        cut = slot.ended & ~slot.terminated
+        self.keep_final(replay, slot.ended & ~slot.terminated, slot.cuts, frame)
+
+    def keep_final(self, replay: Replay, cut: np.ndarray, cuts: np.ndarray, frame: np.ndarray) -> None:
+        """Put the last frames of the episodes that are `cut` off (envs,) into a replay of NumPy arrays."""
         if cut.any():
-            replay.final[slot.cuts[cut] % self.finals, np.flatnonzero(cut)] = frame[cut]
+            replay.final[cuts[cut] % self.finals, np.flatnonzero(cut)] = frame[cut]
 
     def write(self, replay: Replay, at: Array, slot: Slot, frame: Array) -> Replay:
         """With one more slot, the `at`-th; `frame` (envs, *shape) is what was seen after the action, before any
@@ -149,9 +173,40 @@ class Layout:
         envs = jnp.zeros(count, jnp.int32) if self.envs == 1 else jax.random.randint(env_key, (count,), 0, self.envs)
         return self.read(replay, slots, envs)
 
-    def read(self, replay: Replay, slots: Int[Any, " batch"], envs: Int[Any, " batch"], backend=jnp) -> Transitions:
+    def read(self, replay: Replay, slots: Int[Any, " batch"], envs: Int[Any, " batch"]) -> Transitions:
         """The transitions that begin in these slots, counted from the first ever written."""
         rows: Slot = replay.ring.rows
+        told = self._told(rows, slots, envs, jnp)
+        following = self._frames(rows, told.last + 1, envs, told.next_age)
+        if self.cuts_off:
+            final = replay.final[rows.cuts[told.last % self.capacity, envs] % self.finals, envs]
+            chosen = told.cut.reshape(-1, *[1] * (final.ndim - 1))
+            newest = jnp.where(chosen, final, following[-1])
+            following = [*following[:-1], newest]
+        here = self._frames(rows, slots, envs, told.age)
+        return Transitions(
+            as_observation(jnp.stack(here, 1)),
+            told.actions,
+            told.rewards,
+            told.discounts,
+            as_observation(jnp.stack(following, 1)),
+        )
+
+    def read_frames(self, replay: Replay, slots: np.ndarray, envs: np.ndarray) -> Transitions:
+        """The same of a replay of NumPy arrays, with observations as frames (batch, stack, *shape), the oldest first:
+        to put them side by side is dear on the host, and cheap in a program.
+        """
+        rows: Slot = replay.ring.rows
+        told = self._told(rows, slots, envs, np)
+        following = self._stacks(rows, told.last + 1, envs, told.next_age)
+        if told.cut.any():
+            last, env = told.last[told.cut] % self.capacity, envs[told.cut]
+            following[told.cut, -1] = replay.final[rows.cuts[last, env] % self.finals, env]
+        here = self._stacks(rows, slots, envs, told.age)
+        return Transitions(here, told.actions, told.rewards, told.discounts, following)
+
+    def _told(self, rows: Slot, slots: Any, envs: Any, backend) -> _Told:
+        """All but the frames of the transitions that begin in these slots."""
         taken = backend.zeros_like(slots)
         rewards = backend.zeros(slots.shape, backend.float32)
         going = backend.ones(slots.shape, bool)
@@ -169,33 +224,31 @@ class Layout:
         powers = backend.asarray([self._power(n) for n in range(self.steps + 1)], backend.float32)
         discounts = backend.where(terminated, backend.float32(0), powers[taken])
         last = slots + taken - 1
-        age = rows.age[last % self.capacity, envs].astype(backend.int32) + 1
-        age = backend.where(cut, age, rows.age[(last + 1) % self.capacity, envs])
-        following = self._frames(rows, last + 1, envs, age, backend)
-        if self.cuts_off:
-            final = replay.final[rows.cuts[last % self.capacity, envs] % self.finals, envs]
-            chosen = cut.reshape(-1, *[1] * (final.ndim - 1))
-            newest = backend.where(chosen, final, following[-1])
-            following = [*following[:-1], newest]
-        here = self._frames(rows, slots, envs, rows.age[slots % self.capacity, envs], backend)
-        return Transitions(
-            as_observation(backend.stack(here, 1), backend),
-            rows.action[slots % self.capacity, envs],
-            rewards.astype(backend.float32),
-            discounts,
-            as_observation(backend.stack(following, 1), backend),
-        )
+        next_age = rows.age[last % self.capacity, envs].astype(backend.int32) + 1
+        next_age = backend.where(cut, next_age, rows.age[(last + 1) % self.capacity, envs])
+        here = (slots % self.capacity, envs)
+        return _Told(rows.action[here], rewards.astype(backend.float32), discounts, rows.age[here], last, next_age, cut)
 
     def _power(self, steps: int) -> float:
         return self.discount**steps
 
-    def _frames(self, rows: Slot, slots, envs, age, backend) -> list[Array]:
+    def _frames(self, rows: Slot, slots, envs, age) -> list[Array]:
         """Frames (batch, *shape) of the stack that ends in these slots, the oldest first."""
         frames = []
         for back in range(self.stack - 1, -1, -1):
             frame = rows.frame[(slots - back) % self.capacity, envs]
             if back > 0:
                 known = (age >= back).reshape(-1, *[1] * (frame.ndim - 1))
-                frame = backend.where(known, frame, backend.zeros_like(frame))
+                frame = jnp.where(known, frame, jnp.zeros_like(frame))
             frames.append(frame)
         return frames
+
+    def _stacks(self, rows: Slot, slots: np.ndarray, envs: np.ndarray, age: np.ndarray) -> np.ndarray:
+        """The stacks (batch, stack, *shape) that end in these slots, the oldest frame first."""
+        back = np.arange(self.stack - 1, -1, -1)
+        places = (slots[:, None] - back) % self.capacity * self.envs + envs[:, None]
+        stacks = rows.frame.reshape(-1, *self.specification.shape)[places]
+        unknown = age[:, None] < back
+        if unknown.any():
+            stacks[unknown] = 0
+        return stacks

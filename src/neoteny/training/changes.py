@@ -9,8 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from neoteny.tasks.environments import EnvironmentTask
+from neoteny.tasks.host_experience import HostPlay
 from neoteny.tasks.streams import Task
 from neoteny.training.clock import Clock
 from neoteny.training.events import Intervene
@@ -47,8 +50,18 @@ class Changes:
         assert isinstance(task, Task)
         return self._programs.draw(self._lanes, self._data.data(task), np.int32(task.draw), transform=task.transform)
 
-    def experience(self, task: AnyTask, source: Any, clock: Clock, count: int) -> Any:
-        """Every lane's experience in an environment to look at: `count` transitions of its replay."""
+    def experience(self, task: AnyTask, source: Any, play: HostPlay | None, clock: Clock, count: int) -> Any:
+        """Every lane's experience in an environment to look at: `count` transitions of its replay.
+
+        On the host `play` has it; without, only the shapes are right, which is all that tracing needs.
+        """
+        if play is not None:
+            return self._programs.seen(play.sample(count, int(clock.update)))
+        if source is None:
+            assert isinstance(task, EnvironmentTask)
+            lanes = len(self._lanes.seeds)
+            outline = self._tracer.batch_shape(task, count)
+            return jax.tree.map(lambda leaf: jnp.zeros((lanes, *leaf.shape), leaf.dtype), outline)
         return self._programs.experience(source, self._lanes, clock, transform=shown(task), count=count)
 
     def living(self, state: PackState, alive: np.ndarray) -> Any:
@@ -77,6 +90,7 @@ class Changes:
         bank: Bank,
         clock: Clock,
         trained: bool,
+        play: HostPlay | None = None,
     ) -> PackState:
         """The state after an intervention that looks at this task; at an environment only if `trained` in it.
 
@@ -88,7 +102,7 @@ class Changes:
         if isinstance(task, Task):
             drawn, rows = self.draw(task), np.asarray(task.rows("train")[: event.samples], np.int32)
         elif trained:
-            drawn, rows = self.experience(task, state.source, clock, event.samples), np.arange(event.samples)
+            drawn, rows = self.experience(task, state.source, play, clock, event.samples), np.arange(event.samples)
 
         def intervene(learner: Any) -> Any:
             return over_lanes(

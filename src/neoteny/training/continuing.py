@@ -17,7 +17,7 @@ from neoteny.lab.execute import make_runner
 from neoteny.lab.store import Store, StoreError, discard
 from neoteny.tasks.streams import Task
 from neoteny.training.clock import Clock
-from neoteny.training.events import AnyTask, Event
+from neoteny.training.events import AnyTask, Event, Train
 from neoteny.training.ledger import Ledger
 from neoteny.training.programs import PackState
 from neoteny.training.runner import Cursor, Runner
@@ -45,17 +45,23 @@ def continued(
     planned = replace(experiment, script=lambda _, tasks: script(tasks, tasks[position]))
     runner = Runner(planned, copies, [f"copy{number}" for number in range(lanes)])
     state = jax.tree.map(lambda leaf: leaf[lane] if eqx.is_array(leaf) else leaf, standing.state)
-    if state.source is None and not isinstance(standing.task, Task):
+    play = standing.play
+    if play is not None:
+        ends = sum(isinstance(event, Train) for event in runner.events)
+        play = play.copies([checkpoint.lane] * lanes, runner.lanes.seeds.tolist(), ends)
+    elif state.source is None and not isinstance(standing.task, Task):
         name = "its task" if standing.task is None else standing.task.name
         raise UsageError(
             f"a save holds no experience, and {name} is an environment; go on from the run's last commit instead"
         )
-    if state.source is None:
+    if state.source is None and play is None:
         # The run's own draw of the task, in a runner of this run alone; the learner is not told of a new task.
         alone = Runner(experiment, [config], [checkpoint.run])
         state = state._replace(source=alone.changes.switched(state, alone.tasks[position], standing.clock).source)
     repeated = jax.tree.map(lambda leaf: jax.numpy.repeat(leaf, lanes, axis=0) if eqx.is_array(leaf) else leaf, state)
-    runner.begin(Standing(repeated, standing.clock, Ledger(lanes), np.ones(lanes, bool), runner.tasks[position]))
+    runner.begin(
+        Standing(repeated, standing.clock, Ledger(lanes), np.ones(lanes, bool), runner.tasks[position], play=play)
+    )
     return runner
 
 

@@ -14,9 +14,11 @@ from neoteny.probes.layers import LayerKeys, LayerLabels, LayerMeasurement, Laye
 from neoteny.probes.linear import Fitting, Sizes, train_and_predict
 from neoteny.probes.measurement import FeatureProbe, LayerMeasure, LayerProbe, NetworkProbe, ViewProbe, merged
 from neoteny.tasks.environments import EnvironmentTask
+from neoteny.tasks.host_experience import HostExperience
 from neoteny.tasks.streams import Task
 from neoteny.training.changes import Changes, lane_of
 from neoteny.training.events import AnyTask, Evaluate, Probe
+from neoteny.training.hosting import HostLoop
 from neoteny.training.keys import Purpose, named_key, root_key
 from neoteny.training.ledger import count_flops
 from neoteny.training.placing import PlacedData, shown
@@ -52,10 +54,18 @@ class Measurer:
     """Applies evaluations and probes to the learner states of a pack; `count` of its lanes are no dummies."""
 
     def __init__(
-        self, programs: Programs, lanes: Lanes, count: int, data: PlacedData, tracer: Tracer, changes: Changes
+        self,
+        programs: Programs,
+        lanes: Lanes,
+        count: int,
+        source: Any,
+        data: PlacedData,
+        tracer: Tracer,
+        changes: Changes,
+        host: HostLoop,
     ):
-        self._programs, self._lanes, self._count, self._data = programs, lanes, count, data
-        self._tracer, self._changes = tracer, changes
+        self._programs, self._lanes, self._count, self._source, self._data = programs, lanes, count, source, data
+        self._tracer, self._changes, self._host = tracer, changes, host
 
     def _parts(self, rows: np.ndarray, at_once: int | None = None) -> Iterator[tuple[np.ndarray, int]]:
         """Rows in parts of one size, so that every split has the same program, the last one padded; and how many are
@@ -96,7 +106,11 @@ class Measurer:
     def _play(self, task: EnvironmentTask, episodes: int | None, learner: Any, update: Any) -> list[Reading]:
         """Scores in so many episodes, in environments and with draws of their own."""
         assert episodes is not None, "checked before"
-        scored = self._programs.play(learner, self._lanes, update, transform=shown(task), episodes=episodes)
+        if isinstance(self._source, HostExperience):
+            act = self._host.policy(learner, separately=self._tracer.lane_by_lane(task, learner))
+            scored = self._source.evaluate(task, self._lanes.seeds.tolist(), act, episodes, int(update))
+        else:
+            scored = self._programs.play(learner, self._lanes, update, transform=shown(task), episodes=episodes)
         readings = [Reading(name, "", np.asarray(values, np.float64)) for name, values in scored.items()]
         length = next(reading.values for reading in readings if reading.metric == LENGTH)
         return _charged(readings, episodes * length * self._tracer.acting_flops(task, learner))

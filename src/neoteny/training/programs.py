@@ -23,6 +23,8 @@ from neoteny.learners.learner import Batch, Learner, LearnerState, attach, detac
 from neoteny.networks.network import Network
 from neoteny.probes.measurement import ViewProbe
 from neoteny.tasks.environments import EnvironmentTask
+from neoteny.tasks.experience import as_network_sees, network_input
+from neoteny.tasks.replay import as_observation, as_observations
 from neoteny.tasks.sources import DataArrays, TaskArrays, take_batch
 from neoteny.tasks.streams import Transform
 from neoteny.training.clock import Clock
@@ -57,6 +59,31 @@ class PackState(NamedTuple):
 
 Bank = Mapping[str, dict[str, Network]]
 """Save -> the networks it kept, every array with a leading lane axis."""
+
+
+def acting(learner: LearnerState) -> LearnerState:
+    """What a learner acts with where environments are on the host: its networks but those that follow others."""
+    following = {name for name, _ in learner.followers}
+    return LearnerState({name: net for name, net in learner.networks.items() if name not in following}, {})
+
+
+def together(leading: LearnerState, state: PackState) -> PackState:
+    """The state from which `apart` took these networks."""
+    learner = state.learner
+    networks = {**learner.networks, **leading.networks}
+    return state._replace(
+        learner=LearnerState(networks, learner.optimizer, learner.memory, learner.followers, learner.origin)
+    )
+
+
+def apart(state: PackState) -> tuple[LearnerState, PackState]:
+    """The networks that act, which must outlive the next update, and all else."""
+    learner = state.learner
+    leading = acting(learner)
+    rest = {name: network for name, network in learner.networks.items() if name not in leading.networks}
+    return leading, state._replace(
+        learner=LearnerState(rest, learner.optimizer, learner.memory, learner.followers, learner.origin)
+    )
 
 
 def _strong(tree: PyTree) -> PyTree:
@@ -119,6 +146,11 @@ class Programs:
         self.switch = jax.jit(self._switch, static_argnames=("transform",))
         self.step = jax.jit(self._step_lane, static_argnames=("transform", "until"), donate_argnums=0)
         self.follow = jax.jit(self._follow_lane, static_argnames=("transform",), donate_argnums=0)
+        self.learn = jax.jit(self._learn_lane, static_argnames=("until",), donate_argnums=1)
+        self.learn_all = jax.jit(self._learn_all, static_argnames=("until",), donate_argnums=1)
+        self.act = jax.jit(self._act_lane)
+        self.act_all = jax.jit(jax.vmap(self._act_lane, in_axes=(0, 0, 0, 0, None)))
+        self.seen = jax.jit(jax.vmap(lambda batch: as_network_sees(as_observations(batch))))
         self.chunk = jax.jit(self._chunk, static_argnames=("transform", "until"), donate_argnums=0)
         self.check = jax.jit(self._check)
         self.copy = jax.jit(_copy)
@@ -176,25 +208,55 @@ class Programs:
     ) -> tuple[PackState, Array]:
         """One lane's next batch and update, and the environment steps they took."""
         source, batch, cost = self._next(state, values, seed, task, clock, transform)
+        # The source follows the shared clock, whether the lane is held or not.
+        return self._learned(state, batch, values, seed, clock, cost, until)._replace(source=source), cost
+
+    def _learned(
+        self, state: PackState, batch: Any, values, seed, clock: Clock, cost, until: Reached | None
+    ) -> PackState:
+        """A lane after an update from this batch, which took so many environment steps; the source as it was."""
         learner, metrics = self.update_lane(state.learner, batch, values, seed, clock.task, clock.task_update)
         periodic = self.learner(values).periodic
         if periodic is not None:
             learner = detach(periodic(learner, clock.tick(cost)))
         totals = {name: state.totals[name] + metrics[name] for name in state.totals}
-        new = state._replace(
-            learner=learner, source=source, totals=totals, counted=state.counted + 1, taken=state.taken + 1
-        )
+        new = state._replace(learner=learner, totals=totals, counted=state.counted + 1, taken=state.taken + 1)
         if until is None:
-            return new, cost
+            return new
         value = metrics[until.metric]
         met = value <= until.threshold if until.falling else value >= until.threshold
         streak = jnp.where(met, state.streak + 1, 0)
-        # A held lane keeps its state; the source still follows the shared clock.
-        kept = _select(state.held, state, new)._replace(source=source)
-        kept = kept._replace(
+        # A held lane keeps its state.
+        return _select(state.held, state, new)._replace(
             streak=jnp.where(state.held, state.streak, streak), held=state.held | (streak >= until.window)
         )
-        return kept, cost
+
+    def _learn_lane(
+        self, leading: LearnerState, state: PackState, batch: Any, values, seed, clock: Clock, cost, until
+    ) -> PackState:
+        """A lane after an update from a batch of stacks of frames as stored, without its source.
+
+        `leading` are the networks that act (see `acting`), `state` has all else.
+        """
+        seen = as_network_sees(as_observations(batch))
+        return self._learned(together(leading, state), seen, values, seed, clock, cost, until)
+
+    def _learn_all(
+        self, leading: LearnerState, state: PackState, batch: Any, lanes: Lanes, clock: Clock, cost, until
+    ) -> PackState:
+        """The same of all lanes at once."""
+
+        def lane(leading, state, batch, values, seed):
+            return self._learn_lane(leading, state, batch, values, seed, clock, cost, until)
+
+        return jax.vmap(lane)(leading, state, batch, lanes.values, lanes.seeds)
+
+    def _act_lane(self, leading: LearnerState, frames, values, seed, counters) -> Array:
+        """Actions (envs,) of one lane for stacks of frames as stored; the key is made from the counters (some,)."""
+        key = root_key(seed)
+        for counter in counters:
+            key = jax.random.fold_in(key, counter)
+        return self._acting(leading, values)(network_input(as_observation(frames)), key)
 
     def _follow_lane(self, state: PackState, values, seed, task: TaskArrays | None, clock: Clock, transform):
         """A lane that is held through one update of the others: its source follows the shared clock."""
@@ -235,8 +297,10 @@ class Programs:
             switched = learner.switch(attach(learner_state, learner), clock.task, None, key)
             if isinstance(transform, Transform):
                 source = self._source.init(task, transform, named_key(root, Purpose.DATA, draw))
-            else:
+            elif self._source.compiled:
                 source = self._source.init(transform, named_key(root, Purpose.ENVIRONMENT, clock.task))
+            else:
+                source = None  # emulators and their replay are no part of any program
             return detach(switched), source
 
         return _strong(jax.vmap(lane)(learner, lanes.values, lanes.seeds))

@@ -20,18 +20,21 @@ from neoteny.lab.records import Record
 from neoteny.lab.rings import RingRows
 from neoteny.lab.study import Experiment
 from neoteny.learners.learner import LearnerState
+from neoteny.tasks.environments import EnvironmentTask, HostEnvironment
+from neoteny.tasks.host_experience import HostExperience, HostPlay
 from neoteny.tasks.sources import Minibatch, TaskArrays
 from neoteny.tasks.streams import Task
 from neoteny.training.changes import Changes, ready
 from neoteny.training.clock import Clock
 from neoteny.training.compilations import CompilationCounter
 from neoteny.training.events import AnyTask, Evaluate, Event, Intervene, Probe, Save, Switch, Train
+from neoteny.training.hosting import HostLoop, Stretch
 from neoteny.training.ledger import Ledger
 from neoteny.training.measuring import Measurer
 from neoteny.training.outlines import Outliner
 from neoteny.training.placing import PlacedData, shown
 from neoteny.training.programs import Lanes, PackState, programs_for
-from neoteny.training.standing import Standing, arrays_of, from_arrays
+from neoteny.training.standing import Outline, Standing, arrays_of, from_arrays
 from neoteny.training.stepping import Stepper
 from neoteny.training.tracing import Tracer, split_shapes
 from neoteny.training.unfolding import Branch, PlainEvent, Rejoin, Step, read_after, unfold
@@ -127,8 +130,18 @@ class Runner:
         self.tracer = Tracer(self.programs, self.lanes, self.source, self.data, self.tasks[0])
         self.changes = Changes(self.programs, self.lanes, self.data, self.tracer)
         self.stepper = Stepper(self.programs, self.lanes)
+        self.host = HostLoop(self.programs, self.lanes)
         self.outliner = Outliner(self.steps, self.tracer, self.changes)
-        self.measurer = Measurer(self.programs, self.lanes, len(self.names), self.data, self.tracer, self.changes)
+        self.measurer = Measurer(
+            self.programs,
+            self.lanes,
+            len(self.names),
+            self.source,
+            self.data,
+            self.tracer,
+            self.changes,
+            self.host,
+        )
 
     @property
     def here(self) -> Standing:
@@ -213,23 +226,26 @@ class Runner:
         return before + self.cursor.done
 
     def data_sets(self) -> dict[str, str]:
-        """Name -> digest of every data set the tasks use."""
+        """Name -> digest of every data set the tasks use; of an emulator on the host, what it is."""
         found: dict[str, str] = {}
         for data in {id(task.data): task.data for task in self.tasks if isinstance(task, Task)}.values():
             if found.setdefault(data.name, data.digest) != data.digest:
                 raise ValueError(f"two different data sets are both called {data.name!r}; give each a name of its own")
+        for task in self.tasks:
+            if isinstance(task, EnvironmentTask) and isinstance(task.environment, HostEnvironment):
+                found |= {task.name: task.environment.version} if task.environment.version else {}
         return found
 
     def state_bytes(self) -> int:
-        """Bytes of the pack's state where it is largest."""
-        return max(
-            sum(
-                leaf.size * leaf.dtype.itemsize
-                for outline in stack
-                for leaf in jax.tree.leaves((outline.state, outline.bank))
-            )
-            for _, _, stack in self.outliner.walk()
-        )
+        """Bytes of the pack's state where it is largest, replays on the host among them."""
+
+        def count(outline: Outline) -> int:
+            held, replay = (outline.state, outline.bank), 0
+            if isinstance(outline.task, EnvironmentTask) and isinstance(self.source, HostExperience):
+                replay = self.source.bytes(outline.task) * len(self.lanes.seeds)
+            return replay + sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(held))
+
+        return max(sum(map(count, stack)) for _, _, stack in self.outliner.walk())
 
     def training_flops(self) -> float:
         """Floating-point operations of training one lane through the whole script (bounds, where `until` may hold
@@ -242,6 +258,11 @@ class Runner:
         )
 
     # Storing ------------------------------------------------------------------------------------------------------
+
+    @property
+    def storable(self) -> bool:
+        """Whether the run can be stored where it stands: amid a segment of a host environment it cannot."""
+        return all(standing.storable for standing in self._standings)
 
     def arrays(self, *, rings: bool = True) -> dict[str, np.ndarray]:
         """Everything needed to go on, as arrays by path; within a fork, of every standing to come back to.
@@ -324,13 +345,25 @@ class Runner:
     def restore(self, cursor: Cursor, stored: dict[str, np.ndarray]) -> None:
         """Go on from stored arrays; ValueError names what does not fit."""
         stack = self.outliner.at(cursor.event, cursor.done > 0)
-        self._standings = [Standing.from_arrays(outline, stored, _prefix(depth)) for depth, outline in enumerate(stack)]
+        self._standings = []
+        for depth, outline in enumerate(stack):
+            standing = Standing.from_arrays(outline, stored, _prefix(depth))
+            standing.play = self._play(outline.task)
+            standing.restore_play(stored, _prefix(depth))
+            self._standings.append(standing)
         self.branch_ledger.restore({name: stored[f"branches.{name}"] for name in self.branch_ledger.arrays()})
         self.cursor = cursor
 
     def begin(self, standing: Standing) -> None:
         """Begin the script where another run stood, and not from a fresh initialisation."""
         self._standings, self.cursor = [standing], Cursor()
+
+    def _play(self, task: AnyTask | None) -> HostPlay | None:
+        """New episodes and an empty replay, if the task's environments are on the host."""
+        if not isinstance(task, EnvironmentTask) or not isinstance(self.source, HostExperience):
+            return None
+        ends = sum(isinstance(step.event, Train) and step.event.task.index == task.index for step in self.steps)
+        return self.source.start(task, self.lanes.seeds.tolist(), ends)
 
     # The fold -----------------------------------------------------------------------------------------------------
 
@@ -376,14 +409,16 @@ class Runner:
             boundary = min(event.steps, (done // event.record_every + 1) * event.record_every)
             with self._timed() as timed:
                 steps = min(boundary - done, self._chunk_length())
-                here.state, ran, env_steps = self._chunk(event, arrays, steps)
-                taken = np.asarray(self.state.taken)
-                here.ledger.train += flops * (taken - taken_before) + acting * env_steps
+                here.state, stretch = self._chunk(event, arrays, steps, event.steps - done)
+                taken, ran = np.asarray(self.state.taken), stretch.updates
+                here.ledger.train += flops * (taken - taken_before) + acting * stretch.asked
                 updates, taken_before = int((taken - taken_before)[: len(self.names)].sum()), taken
-                here.clock = here.clock.advanced(ran, env_steps)
+                here.clock = here.clock.advanced(ran, stretch.env_steps)
                 done += ran
                 unmet = self.alive & ~np.asarray(self.state.held)
                 over = done >= event.steps or (event.until is not None and not unmet.any())
+                if over and here.play is not None:
+                    here.play.cut_off()
                 records = self._record_training(event, position) if over or done == boundary else []
                 if over and event.until is not None:
                     records += self._record_taken(event, position, taken)
@@ -394,24 +429,37 @@ class Runner:
             if over:
                 return
 
-    def _chunk(self, event: Train, arrays: TaskArrays | None, steps: int) -> tuple[PackState, int, int]:
-        """The state after at most so many updates, how many they were, and how many environment steps."""
+    def _chunk(self, event: Train, arrays: TaskArrays | None, steps: int, remaining: int) -> tuple[PackState, Stretch]:
+        """The state after at most so many of the updates that remain, and what they were."""
         here, transform = self.here, shown(event.task)
-        if self.tracer.lane_by_lane(event.task, here.state.learner):
-            return self.stepper.chunk(
+        separately = self.tracer.lane_by_lane(event.task, here.state.learner)
+        if here.play is not None:
+            return self.host.chunk(
+                here.state,
+                here.play,
+                here.clock,
+                steps,
+                remaining,
+                here.alive,
+                separately=separately,
+                until=event.until,
+            )
+        if separately:
+            state, ran, env_steps = self.stepper.chunk(
                 here.state, arrays, here.clock, steps, here.alive, transform=transform, until=event.until
             )
-        state, ran, env_steps = self.programs.chunk(
-            here.state,
-            self.lanes,
-            arrays,
-            here.clock,
-            np.int32(steps),
-            here.alive,
-            transform=transform,
-            until=event.until,
-        )
-        return state, int(ran), int(env_steps)
+        else:
+            state, ran, env_steps = self.programs.chunk(
+                here.state,
+                self.lanes,
+                arrays,
+                here.clock,
+                np.int32(steps),
+                here.alive,
+                transform=transform,
+                until=event.until,
+            )
+        return state, Stretch(int(ran), int(env_steps), int(env_steps))
 
     def _chunk_length(self) -> int:
         if self._seconds_per_update is None:
@@ -477,6 +525,9 @@ class Runner:
             here.task, here.clock = event.task, here.clock.switched(event.task.index)
             here.state = self.changes.switched(here.state, event.task, here.clock)
             here.trained, here.source_since = False, position
+            if here.play is not None:
+                here.play.close()
+            here.play = self._play(event.task)
         elif isinstance(event, Evaluate):
             records = self._evaluate(event, position)
         elif isinstance(event, Probe):
@@ -493,6 +544,8 @@ class Runner:
             self._standings.append(self._begin_branch(here, position))
         elif isinstance(event, Rejoin):
             self._standings.pop()
+            if here.play is not None:
+                here.play.close()
             self.branch_ledger.add(here.ledger, since=self.here.ledger)
         self.here.bank = {name: kept for name, kept in self.here.bank.items() if name in self._read_after[position]}
         return records, saves
@@ -505,6 +558,7 @@ class Runner:
             ledger=parent.ledger.copy(),
             bank=dict(parent.bank),
             source_since=position,
+            play=None if parent.play is None else parent.play.copies(),
         )
 
     def _intervene(self, event: Intervene, number: int) -> None:
@@ -513,7 +567,7 @@ class Runner:
         read = {name: here.bank[name] for name in event.intervention.saves}
         here.ledger.forward += self.tracer.intervention_flops(event, task, here.state.learner, read)
         here.state = self.changes.intervened(
-            here.state, event, task, number, here.alive, read, here.clock, here.trained
+            here.state, event, task, number, here.alive, read, here.clock, here.trained, here.play
         )
 
     def _evaluate(self, event: Evaluate, position: int) -> list[Record]:
@@ -532,7 +586,8 @@ class Runner:
         living, experience = self.changes.living(self.state, self.alive), None
         if not isinstance(event.task, Task):
             assert event.samples is not None, "checked before"
-            experience = self.changes.experience(event.task, self.state.source, self.clock, event.samples)
+            here = self.here
+            experience = self.changes.experience(event.task, here.state.source, here.play, here.clock, event.samples)
         for reading in self.measurer.probe(event, living, self.clock.update, self.here.bank, experience):
             self.ledger.probe += reading.flops
             records += [

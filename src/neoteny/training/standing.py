@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,11 +12,17 @@ import numpy as np
 
 from neoteny.lab.rings import RingRows
 from neoteny.networks.network import Network
+from neoteny.tasks.host_experience import HostPlay
 from neoteny.tasks.sources import Ring
 from neoteny.training.clock import Clock
 from neoteny.training.ledger import Ledger
 from neoteny.training.placing import AnyTask
 from neoteny.training.programs import Bank, PackState
+
+PLAY = "play"
+"""What the names of a host source's arrays begin with."""
+
+PLAY_ROWS = f"{PLAY}.rows"
 
 
 class Outline(NamedTuple):
@@ -37,7 +43,8 @@ class Standing:
     """All that the next event depends on, and what it has cost so far.
 
     bank: saves that a later event reads. task: the one begun last, and `trained` whether anything was trained since.
-    source_since: the step that last gave the source a state of its own. alive: lanes that are (still) finite.
+    source_since: the step that last gave the source a state of its own. alive: lanes that are (still) finite. play: the
+    emulators and the replay of the task begun last, where they are on the host.
     """
 
     state: PackState
@@ -48,6 +55,12 @@ class Standing:
     bank: dict[str, dict[str, Network]] = field(default_factory=dict)
     trained: bool = False
     source_since: int = 0
+    play: HostPlay | None = None
+
+    @property
+    def storable(self) -> bool:
+        """Whether all there is can be stored: amid a segment, emulators cannot."""
+        return self.play is None or self.play.at_boundary
 
     def arrays(self, *, rings: bool = True) -> dict[str, np.ndarray]:
         """Everything needed to go on, as arrays by path; the rows of rings only if `rings`."""
@@ -56,16 +69,38 @@ class Standing:
         stored.update({f"ledger.{name}": account for name, account in self.ledger.arrays().items()})
         stored.update({f"clock.{name}": np.asarray(value) for name, value in self.clock._asdict().items()})
         stored["alive"] = self.alive
+        if self.play is not None:
+            stored.update({f"{PLAY}.{name}": array for name, array in self.play.arrays().items()})
+            rows = self.play.rows._asdict() if rings else {}
+            stored.update({f"{PLAY_ROWS}.{name}": array.copy() for name, array in rows.items()})
         return stored
 
     def rings(self, prefix: str) -> list[RingRows]:
         """The rings of the source, whose rows are stored apart."""
+        if self.play is not None:
+            rows, name = self.play.rows, f"{prefix}{PLAY_ROWS}"
+            return [RingRows(name, self.source_since, self.play.layout.capacity, self.play.written, _reader(rows))]
         found = jax.tree_util.tree_leaves_with_path(self.state.source, is_leaf=_is_ring)
         return [
             _ring_rows(f"{prefix}state.source{jax.tree_util.keystr(path)}", ring, self.source_since)
             for path, ring in found
             if _is_ring(ring)
         ]
+
+    def restore_play(self, stored: Mapping[str, np.ndarray], prefix: str = "") -> None:
+        """Let a new play go on from what `arrays` gave; ValueError for what does not fit."""
+        if self.play is None:
+            return
+
+        def found(name: str) -> np.ndarray:
+            if name not in stored:
+                raise ValueError(f"the stored state lacks {name}")
+            return stored[name]
+
+        self.play.restore(
+            {name: found(f"{prefix}{PLAY}.{name}") for name in self.play.arrays()},
+            {name: found(f"{prefix}{PLAY_ROWS}.{name}") for name in self.play.rows._fields},
+        )
 
     @classmethod
     def from_arrays(cls, outline: Outline, stored: Mapping[str, np.ndarray], prefix: str = "") -> Standing:
@@ -94,15 +129,21 @@ def _without_rows(source: Any) -> Any:
     return jax.tree.map(lambda node: node._replace(rows=()) if _is_ring(node) else node, source, is_leaf=_is_ring)
 
 
-def _fetched(leaf: jax.Array, rows: slice) -> np.ndarray:
+def _fetched(leaf: jax.Array | np.ndarray, rows: slice) -> np.ndarray:
     """Rows (lanes, rows, ...) on the host; from an accelerator only these are fetched."""
-    on_host = all(device.platform == "cpu" for device in leaf.devices())
+    on_host = isinstance(leaf, np.ndarray) or all(device.platform == "cpu" for device in leaf.devices())
     return np.asarray(leaf)[:, rows] if on_host else np.asarray(leaf[:, rows])
 
 
 def _ring_rows(name: str, ring: Ring, since: int) -> RingRows:
     """A ring as the store sees it; every leaf (lanes, capacity, ...)."""
-    paths, leaves = paths_of(ring.rows), jax.tree.leaves(ring.rows)
+    capacity = jax.tree.leaves(ring.rows)[0].shape[1]
+    return RingRows(f"{name}.rows", since, capacity, int(np.asarray(ring.written)[0]), _reader(ring.rows))
+
+
+def _reader(ring_rows: Any) -> Callable[[int, int], dict[str, np.ndarray]]:
+    """read(start, stop) of a ring's rows, every leaf (lanes, capacity, ...); see `RingRows`."""
+    paths, leaves = paths_of(ring_rows), jax.tree.leaves(ring_rows)
     capacity = leaves[0].shape[1]
 
     def read(start: int, stop: int) -> dict[str, np.ndarray]:
@@ -114,7 +155,7 @@ def _ring_rows(name: str, ring: Ring, since: int) -> RingRows:
             for path, leaf in zip(paths, leaves, strict=True)
         }
 
-    return RingRows(f"{name}.rows", since, capacity, int(np.asarray(ring.written)[0]), read)
+    return read
 
 
 def _is_leaf(leaf: Any) -> bool:

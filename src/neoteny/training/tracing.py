@@ -9,14 +9,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from neoteny.learners.learner import attach, detach
+from neoteny.learners.learner import Learner, LearnerState, attach, detach
 from neoteny.probes.measurement import LayerProbe, ViewProbe
 from neoteny.tasks.streams import Task
-from neoteny.training.clock import Clock
 from neoteny.training.events import AnyTask, Intervene, Probe
 from neoteny.training.ledger import count_flops, runs_convolution
 from neoteny.training.placing import PlacedData, alike, shown
-from neoteny.training.programs import Bank, Lanes, PackState, Programs
+from neoteny.training.programs import Bank, Lanes, PackState, Programs, acting
 
 
 def split_shapes(tree: Any) -> tuple[Any, Any]:
@@ -70,11 +69,10 @@ class Tracer:
                 self._data.data(task),
             )
 
-        def sample(key, clock):
-            state = self._source.init(shown(task), key)
-            return self._source.sample(state, shown(task), clock, key, size)
-
-        return jax.eval_shape(sample, jax.random.key(0), Clock.start())
+        place = ("batch", size, shown(task))
+        if place not in self._found:
+            self._found[place] = self._source.shapes(shown(task), size)
+        return self._found[place]
 
     def acting_flops(self, task: AnyTask, learner: Any) -> float:
         """Operations of one lane's policy in one step of one environment; 0 for data."""
@@ -117,16 +115,7 @@ class Tracer:
         return platform == "cpu" and self._once("convolves", task, learner, find)
 
     def _training_batch(self, task: AnyTask) -> Any:
-        if isinstance(task, Task):
-            return self.batch_shape(task, self._source.batch_size)
-
-        def step(key, clock):
-            def act(observations, key):
-                return jnp.zeros(observations.shape[0], jnp.int32)
-
-            return self._source.next(self._source.init(shown(task), key), shown(task), act, clock, key)[1]
-
-        return jax.eval_shape(step, jax.random.key(0), Clock.start())
+        return self.batch_shape(task, self._source.batch_size)
 
     def _update(self, static: Any) -> Callable:
         def update(dynamic, batch):
@@ -208,9 +197,10 @@ class Tracer:
         def find(shapes: Any, static: Any) -> int:
             def predict(dynamic: Any, values: Any, batch: Any) -> Any:
                 made = self._programs.learner(values)
-                if not isinstance(task, Task) and made.act is None:
-                    raise ValueError("this learner gives no actions, so it cannot be trained in an environment")
-                return made.predict(eqx.combine(dynamic, static), batch.inputs)
+                state = eqx.combine(dynamic, static)
+                if not isinstance(task, Task):
+                    self._check_acting(made, state, batch)
+                return made.predict(state, batch.inputs)
 
             return jax.eval_shape(predict, shapes, self.values, self.batch_shape(task, 2)).shape[-1]
 
@@ -218,6 +208,20 @@ class Tracer:
         if outputs < classes:
             name, what = (task.data.name, "classes") if isinstance(task, Task) else (task.name, "actions")
             raise ValueError(f"the network has {outputs} outputs and {name} has {classes} {what}")
+
+    def _check_acting(self, learner: Learner, state: LearnerState, batch: Any) -> None:
+        """ValueError for a learner that never acts or, on the host, acts by a network that follows another."""
+        if learner.act is None:
+            raise ValueError("this learner gives no actions, so it cannot be trained in an environment")
+        if self._source.compiled:
+            return
+        try:
+            learner.act(acting(state), batch.inputs, jax.random.key(0))
+        except KeyError as error:
+            raise ValueError(
+                f"this learner acts by its network {error}, which follows another; on the host it must act by the "
+                "network that is trained"
+            ) from None
 
     def check_probes(self, event: Probe, learner: Any, bank: Bank) -> None:
         """ValueError or KeyError for a probe that does not fit: view probes are traced, layer probes looked through."""

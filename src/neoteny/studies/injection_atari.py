@@ -1,0 +1,223 @@
+"""Plasticity injection on Atari: the paper's own setting (Nikishin et al. 2023), and one that two CPU cores can do.
+
+A Double DQN plays one game; at `inject_at` frames a copy is forked, injected, and trained on beside the agent itself,
+with the same draws. Lengths are in frames, four of which make an action of the agent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from neoteny.agents.atari import FRAME_SKIP, AtariDQN
+from neoteny.interventions import Inject
+from neoteny.lab.configs import Lane
+from neoteny.lab.study import Experiment, StudyFigure
+from neoteny.learners.learner import Learner
+from neoteny.probes import dead_units, dormant_units, feature_rank, weight_norm
+from neoteny.tasks.environments import environments
+from neoteny.tasks.host_experience import HostExperience
+from neoteny.tasks.streams import Stream
+from neoteny.training.events import AnyTask, Evaluate, Event, Fork, Intervene, Probe, Save, Switch, Train
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+HEAD = "dense1"
+"""First stage of the head; the encoder is the convolutions."""
+
+_ZOO = AtariDQN()
+
+
+@dataclass(frozen=True)
+class AtariConfig:
+    """One game, one agent. Defaults are DQN Zoo's and the paper's."""
+
+    game: str = "phoenix"
+    frames: int = 200_000_000
+    inject_at: int = 50_000_000  # frames; 0: never
+    evaluate_every: int = 2_000_000  # frames
+    episodes: int = 10  # of an evaluation, side by side
+    evaluation_limit: int = _ZOO.evaluation_limit  # steps
+    replay: int = _ZOO.replay  # steps
+    learning_starts: int = _ZOO.learning_starts  # steps, with random actions
+    exploration: int = 4 * _ZOO.epsilon_steps  # frames over which epsilon falls
+    epsilon_end: float = _ZOO.epsilon_end
+    target_every: int = 16 * _ZOO.target_period  # frames
+    update_every: int = 16  # frames, of all games of a lane together
+    envs: int = _ZOO.envs
+    width: int = _ZOO.width
+    batch: int = _ZOO.batch
+    sticky: float = _ZOO.sticky
+    segment: int = 4 * _ZOO.segment  # frames
+    learning_rate: Lane[float] = _ZOO.learning_rate
+    seed: Lane[int] = 0
+
+    def __post_init__(self):
+        for name in ("frames", "evaluate_every", "episodes", "exploration", "target_every", "update_every", "segment"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+        for name in ("target_every", "evaluate_every"):
+            if getattr(self, name) % self.update_every:
+                raise ValueError(f"{name} ({getattr(self, name)}) must be a multiple of update_every")
+        for name in ("frames", "inject_at"):
+            if getattr(self, name) % self.evaluate_every:
+                raise ValueError(
+                    f"{name} ({getattr(self, name)}) must be a multiple of evaluate_every ({self.evaluate_every})"
+                )
+        if not 0 <= self.inject_at < self.frames:
+            raise ValueError(f"inject_at must lie before the end ({self.frames}) or be 0, not {self.inject_at}")
+        if self.update_every % (FRAME_SKIP * self.envs):
+            raise ValueError(
+                f"update_every ({self.update_every}) must be a multiple of the {FRAME_SKIP * self.envs} frames of one "
+                "action in all games of a lane"
+            )
+
+
+def agent(config: Any) -> AtariDQN:
+    """DQN Zoo's agent with what the configuration says."""
+    return AtariDQN(
+        width=config.width,
+        batch=config.batch,
+        replay=config.replay,
+        learning_starts=config.learning_starts,
+        period=config.update_every // (FRAME_SKIP * config.envs),
+        envs=config.envs,
+        target_period=config.target_every // config.update_every,
+        epsilon_end=config.epsilon_end,
+        epsilon_steps=config.exploration // FRAME_SKIP,
+        evaluation_limit=config.evaluation_limit,
+        sticky=config.sticky,
+        segment=config.segment // FRAME_SKIP,
+    )
+
+
+def stream(config: AtariConfig) -> Stream:
+    """The game."""
+    return environments([agent(config).environment(config.game)])
+
+
+def learner(config: AtariConfig) -> Learner:
+    """Double DQN on the Nature network."""
+    actions = agent(config).environment(config.game).specification.actions
+    return replace(agent(config), learning_rate=config.learning_rate).learner(actions)
+
+
+def source(config: AtariConfig) -> HostExperience:
+    """Its emulators, exploration and replay."""
+    return agent(config).source()
+
+
+RECORDS = 5
+"""Records of the training metrics between two evaluations."""
+
+
+def script(config: AtariConfig, tasks: tuple[AnyTask, ...]) -> tuple[Event, ...]:
+    """Train and evaluate in turn; after `inject_at` frames an injected copy goes the same way first."""
+    from neoteny.studies.injection import PARAMETERS, output_jump
+
+    task = tasks[0]
+    updates = config.evaluate_every // config.update_every
+
+    def rounds(frames: int) -> tuple[Event, ...]:
+        one = (
+            Train(task, updates, record_every=max(1, updates // RECORDS)),
+            Evaluate(task, samples=config.episodes),
+        )
+        return one * (frames // config.evaluate_every)
+
+    if config.inject_at == 0:
+        return Switch(task), *rounds(config.frames)
+    look = output_jump("before")
+    rest = rounds(config.frames - config.inject_at)
+    return (
+        Switch(task),
+        *rounds(config.inject_at),
+        Probe(dead_units, dormant_units, feature_rank, on=task, samples=512),
+        Probe(weight_norm, on=task, samples=1),
+        Save("before"),
+        Fork({"inject": (Intervene(Inject(HEAD)), Probe(look, PARAMETERS, on=task, samples=256))}, then=rest),
+        *rest,
+    )
+
+
+SIZES: dict[str, dict[str, tuple] | list[dict[str, tuple]]] = {
+    "smoke": {
+        "game": ("freeway",),
+        "frames": (3_200,),
+        "inject_at": (1_600,),
+        "evaluate_every": (1_600,),
+        "episodes": (2,),
+        "evaluation_limit": (50,),
+        "replay": (400,),
+        "learning_starts": (200,),
+        "exploration": (1_600,),
+        "target_every": (800,),
+        "segment": (800,),
+        "width": (32,),
+        "batch": (8,),
+        "seed": (0,),
+    },
+    "atari": {
+        "game": ("freeway",),
+        "frames": (960_000,),
+        "inject_at": (0,),
+        "evaluate_every": (160_000,),
+        "episodes": (4,),
+        "replay": (100_000,),
+        "learning_starts": (10_000,),
+        "exploration": (80_000,),
+        "epsilon_end": (0.02,),
+        "target_every": (16_000,),
+        "segment": (80_000,),
+        "seed": (0, 1),
+    },
+    "paper": {
+        "game": ("assault", "phoenix", "robotank", "space_invaders"),
+        "seed": tuple(range(5)),
+    },
+}
+"""Preset -> the fields in which it differs from the defaults.
+
+`atari` is for two CPU cores and an hour: two agents, a small replay, a target period to match, and soon little
+exploration (on Freeway an action must be kept up to cross the road, which random ones never do). `paper` has the
+paper's four show cases.
+"""
+
+PRESETS = {"atari": "real Atari Freeway, 960,000 frames of each of two agents: about an hour on two CPU cores"}
+"""Presets that this experiment adds to the study's."""
+
+
+def axes(preset: str) -> Any:
+    """Every game and seed; nothing in presets that are not for Atari."""
+    return SIZES.get(preset, ())
+
+
+atari = Experiment("atari", AtariConfig, axes, stream, learner, script, source, lanes=1)
+
+
+def returns_figure(frame: pl.DataFrame) -> Figure | None:
+    """Evaluated returns of the agent and of its injected copy, by game."""
+    from neoteny.report.figures import curves
+
+    if "game" not in frame.columns:
+        return None
+    rows = frame.filter((pl.col("experiment") == "atari") & (pl.col("metric") == "return"))
+    if rows.is_empty():
+        return None
+    named = pl.when(pl.col("branch") == "").then(pl.lit("agent")).otherwise(pl.col("branch"))
+    rows = rows.with_columns(branch=named, step=FRAME_SKIP * pl.col("env_steps") / 1e6)
+    return curves(rows, x="step", by=("branch",), panel="game", x_label="million frames", y_label="return")
+
+
+FIGURES = (
+    StudyFigure(
+        "atari_returns",
+        "Atari: return of evaluated episodes",
+        "Episodes in emulators of their own, with the evaluation's epsilon. The injected copy is forked from the agent "
+        "and shares its draws.",
+        returns_figure,
+    ),
+)
