@@ -12,20 +12,10 @@ from neoteny.analysis.claims import evaluate
 from neoteny.errors import UsageError
 from neoteny.lab import configs
 from neoteny.lab.plan import Request, make_plan
-from neoteny.studies import injection
-from neoteny.studies.injection import (
-    ARMS,
-    CORE,
-    STUDY,
-    Config,
-    GrowthConfig,
-    forks,
-    growth_script,
-    growth_stream,
-    script,
-    stream,
-    summary,
-)
+from neoteny.studies.injection import STUDY, summary
+from neoteny.studies.injection.gains import performance_of, relabel_rows
+from neoteny.studies.injection.growth import GrowthConfig, growing, growth_script, growth_stream, update_flops
+from neoteny.studies.injection.relabel import ARMS, CORE, DEFAULT, TUNED, Config, forks, script, stream
 from neoteny.training.events import Fork, Intervene, Save, Switch, Train
 
 SEEDS, TASKS, STEPS = 10, 12, 100
@@ -58,8 +48,8 @@ def relabel(tuned_gain=0.0, gains=None, start=10.0, jump=0.0, dead=0.02, **chang
     rng = np.random.default_rng(0)
     given = {**GAINS, **LAST, **(gains or {})}
     rows = []
-    for b2, root in (injection.DEFAULT, injection.TUNED):
-        config, default = config_of(b2, root, **changes), b2 == injection.DEFAULT[0]
+    for b2, root in (DEFAULT, TUNED):
+        config, default = config_of(b2, root, **changes), b2 == DEFAULT[0]
         steps = config["steps_per_task"]
         for seed in range(SEEDS):
             run = f"{b2}-{seed}-{changes}"
@@ -103,7 +93,7 @@ def relabel(tuned_gain=0.0, gains=None, start=10.0, jump=0.0, dead=0.02, **chang
     return pl.DataFrame(rows)
 
 
-def growing(gain=5.0, whole=3.0):
+def grown(gain=5.0, whole=3.0):
     rng = np.random.default_rng(1)
     rows = []
     for arm, value in {"grow": gain, "grow_whole": whole, "large": 0.0, "small": -5.0}.items():
@@ -120,7 +110,7 @@ def axis(name, values, slope):
     rng = np.random.default_rng(2)
     rows = []
     for place, value in zip((-1, 1), values, strict=True):
-        config = config_of(*injection.DEFAULT, arms="pair", **{name: value})
+        config = config_of(*DEFAULT, arms="pair", **{name: value})
         end, steps = TASKS * config["steps_per_task"], config["steps_per_task"]
         for seed in range(5):
             for arm in ("control", "inject"):
@@ -135,7 +125,7 @@ def axis(name, values, slope):
 def everything(**changes):
     parts = [
         relabel(**changes),
-        growing(),
+        grown(),
         axis("steps_per_task", (STEPS // 2, 2 * STEPS), 5),
         axis("learning_rate", (2.5e-4, 4e-3), 5),
         axis("width", (64, 256), -5),
@@ -167,7 +157,7 @@ def test_claims_fail_where_the_opposite_is_so():
     found = verdicts(relabel(gains={"inject": -5.0}, tuned_gain=9.0, start=-5.0, jump=1e-3))
     failing = ("INJ-1", "INJ-3", "INJ-4", "INJ-5", "INJ-6", "INJ-7", "INJ-8")
     assert {name: found[name]["verdict"] for name in failing} == dict.fromkeys(failing, "fails")
-    assert verdicts(growing(gain=-4.0))["INJ-10"]["verdict"] == "fails"
+    assert verdicts(grown(gain=-4.0))["INJ-10"]["verdict"] == "fails"
 
 
 def test_a_changed_count_fails():
@@ -190,11 +180,11 @@ def test_a_proxy_that_follows_the_gain_fails():
 def test_forks_one_after_another_are_told_apart():
     # After task 1 the copies learn task 2; after task 2 copies go on with it: the same task number, two forks.
     rows = relabel().filter(pl.col("adam_b2") == 0.999)
-    later = injection._performance(rows)
-    same = injection._performance(rows, following=False)
+    later = performance_of(rows)
+    same = performance_of(rows, following=False)
     assert sorted(later["fork"].unique()) == sorted(same["fork"].unique()) == list(FORKS)
     assert later["value"].max() < 80 < same["value"].min() + 5
-    area = injection._performance(rows, whole=True)
+    area = performance_of(rows, whole=True)
     np.testing.assert_allclose(area["value"].mean(), 0.75 * later["value"].mean(), rtol=0.02)
 
 
@@ -208,13 +198,13 @@ def test_a_copy_that_diverged_counts_with_the_worst_value():
     )
     ends = frame.filter(lost).head(1).with_columns(metric=pl.lit("diverged"))
     found = verdicts(pl.concat([frame.filter(~lost), ends]))["INJ-3"]
-    worst = injection._performance(injection._relabel(frame, injection.DEFAULT))["value"].min()
+    worst = performance_of(relabel_rows(frame, DEFAULT))["value"].min()
     assert found["n"] == SEEDS
     assert found["measured"] == pytest.approx(20 + (50 - worst) / SEEDS, abs=0.5)
 
 
 def test_what_was_not_run_is_said_to_be_so():
-    assert {c["verdict"] for c in verdicts(growing()).values()} == {"not_run", "holds"}
+    assert {c["verdict"] for c in verdicts(grown()).values()} == {"not_run", "holds"}
     found = verdicts(relabel())
     assert {name for name, claim in found.items() if claim["verdict"] == "not_run"} == {"INJ-10", "INJ-12"}
     mixed = pl.concat([relabel(), relabel(width=64)])
@@ -227,7 +217,7 @@ def test_figures_and_summary():
     drawn = {figure.name: figure.draw(frame) for figure in STUDY.figures}
     assert all(figure is not None for figure in drawn.values()), drawn
     assert any("+20" in text or "+19" in text for text in summary(frame))
-    for part in (growing(), relabel()):
+    for part in (grown(), relabel()):
         for figure in STUDY.figures:
             figure.draw(part)
 
@@ -269,22 +259,20 @@ def test_the_script_forks_where_it_says():
 
 
 def test_every_task_of_growth_costs_the_same():
-    from neoteny.studies.injection import _update_flops, growing
-
     costs = {}
     for arm in ("grow", "grow_whole", "large", "small"):
         config = GrowthConfig(data="digits", small=8, large=32, batch=64, tasks=4, steps_per_task=200, arm=arm)
         events = growth_script(config, tuple(growth_stream(config)))
-        grown = [i for i, event in enumerate(events) if isinstance(event, Intervene)]
-        assert len(grown) == (arm in ("grow", "grow_whole"))
+        events_grown = [i for i, event in enumerate(events) if isinstance(event, Intervene)]
+        assert len(events_grown) == (arm in ("grow", "grow_whole"))
         width = 32 if arm == "large" else 8
-        plain = _update_flops("digits", width, 64, None)
-        later = _update_flops("digits", 8, 64, growing(config)) if grown else plain
+        plain = update_flops("digits", width, 64, None)
+        later = update_flops("digits", 8, 64, growing(config)) if events_grown else plain
         steps = [event.steps for event in events if isinstance(event, Train)]
         costs[arm] = [steps[0] * plain, steps[1] * plain, steps[2] * later, steps[3] * later]
         assert later >= plain
     for arm, spent in costs.items():
-        np.testing.assert_allclose(spent, 200 * _update_flops("digits", 32, 64, None), rtol=0.01, err_msg=arm)
+        np.testing.assert_allclose(spent, 200 * update_flops("digits", 32, 64, None), rtol=0.01, err_msg=arm)
 
 
 @pytest.mark.parametrize(

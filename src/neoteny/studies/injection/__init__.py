@@ -1,0 +1,74 @@
+"""Is an agent that stops improving limited by lost plasticity, and does injecting fresh parameters restore it?
+
+Nikishin, Oh, Ostrovski, Lyle, Pascanu, Dabney and Barreto: Deep reinforcement learning with plasticity injection,
+NeurIPS 2023 (arXiv:2305.15555). The head is frozen, and a fresh one is added twice, once trained and once frozen and
+subtracted: predictions and the number of trained parameters stay as they were.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+from neoteny.lab.study import Study
+from neoteny.studies.injection.claims import CLAIMS
+from neoteny.studies.injection.figures import ADAMS, FIGURES
+from neoteny.studies.injection.gains import gain_at, last_fork, mean_over_seeds, relabel_rows, why_unfit
+from neoteny.studies.injection.growth import growth
+from neoteny.studies.injection.relabel import relabel, settings
+
+PRESETS = {
+    "smoke": "a few seconds, to see that everything works; its numbers mean nothing",
+    "quick": "5,000 MNIST digits, width 128, 18 tasks, 10 seeds: about 20 minutes on two CPU cores",
+    "paper": "5,000 MNIST digits, width 512, 30 tasks of 1,500 steps, 10 seeds: for a GPU",
+}
+
+
+def summary(frame: pl.DataFrame) -> tuple[str, ...]:
+    """The gains at the first and the last fork in words, and where the dead units were."""
+    told = []
+    for setting, name in ADAMS.items():
+        rows = relabel_rows(frame, setting)
+        if why_unfit(rows, ("control", "inject"), name) is not None:
+            continue
+        last = last_fork(rows)
+        early, late = (mean_over_seeds(gain_at(rows, "inject", fork)) for fork in (1, last))
+        told.append(
+            f"{name[0].upper()}{name[1:]}: injection gains {early.value:+.1f} points on the next task after task 1 and "
+            f"{late.value:+.1f} after task {last} (95 % [{late.low:.1f}, {late.high:.1f}], {late.n} seeds)."
+        )
+        dead = rows.filter((pl.col("metric") == "dead_units") & (pl.col("branch") == "") & (pl.col("task") == last - 1))
+        shares = {
+            place: 100 * float(np.mean(dead.filter(pl.col("place") == place)["value"].to_numpy()))
+            for place in ("hidden1", "hidden2")
+        }
+        told.append(
+            f"At that fork {shares['hidden1']:.0f} % of the encoder's units were dead and {shares['hidden2']:.0f} % of "
+            "the head's."
+        )
+    return tuple(told)
+
+
+STUDY = Study(
+    name="injection",
+    title="Plasticity injection",
+    paper=(
+        "Nikishin, Oh, Ostrovski, Lyle, Pascanu, Dabney, Barreto: Deep reinforcement learning with plasticity "
+        "injection, NeurIPS 2023"
+    ),
+    paper_url="https://arxiv.org/abs/2305.15555",
+    question=(
+        "When a network stops improving, is lost plasticity the limit? Inject fresh parameters into a copy, change "
+        "nothing else, and compare."
+    ),
+    experiments=(relabel, settings, growth),
+    claims=CLAIMS,
+    figures=FIGURES,
+    presets=PRESETS,
+    notes=(
+        "The paper's experiments are on Atari; these are supervised, where loss of plasticity is known to happen.",
+        "Copies share every draw with the untreated one. A copy that diverged counts with the worst value of any.",
+        "Of several claims the paper's own numbers were not seen, only their direction: docs/studies/injection.md.",
+    ),
+    summary=summary,
+)
