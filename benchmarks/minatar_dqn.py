@@ -1,7 +1,7 @@
 """MinAtar DQN: environment steps a second of neoteny and of a plain PyTorch loop on MinAtar's own package.
 
 Both play Breakout with sticky actions and all six actions, keep 100,000 steps, and make one update of 32 for every step
-with the network, optimiser and target period of Young & Tian 2019. See minatar.md.
+with the network, optimiser and target period of Young & Tian 2019. See minatar_dqn.md.
 """
 
 from __future__ import annotations
