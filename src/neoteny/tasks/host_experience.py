@@ -96,14 +96,15 @@ class HostPlay:
         """
         source = self.source
         steps = source.period + (source.filling if task_update == 0 else 0)
-        finished = np.zeros((2, len(self.seeds)), np.float32)
+        finished = np.zeros((3, len(self.seeds)), np.float32)
         for _ in range(steps):
             finished += self._play(act)
         batches = [
             self._draw(lane, source.batch_size, draws(seed, Purpose.BATCH, self.task.index, task_update))
             for lane, seed in enumerate(self.seeds)
         ]
-        # The last two fields of a lane's batch are no arrays yet.
+        finished[2] /= steps * source.envs
+        # The last three fields of a lane's batch are no arrays yet.
         batch = Transitions(*(np.stack(parts) for parts in list(zip(*batches, strict=True))[:5]), *finished)
         return batch, steps * source.envs
 
@@ -215,14 +216,14 @@ class HostPlay:
         return np.where(rng.random(greedy.shape) < epsilon, anything, greedy).astype(np.int32)
 
     def _play(self, act: HostAct) -> np.ndarray:
-        """One step of every emulator of every lane; (2, lanes): episodes that ended, and the sum of their returns."""
+        """One step of every emulator of every lane; (3, lanes): episodes that ended, their returns' sum, rewards."""
         source, at = self.source, self.written
         epsilon = _epsilon(source.epsilon, (at - source.filling) * source.envs)
         shown = np.stack([as_observation(table.frames, np) for table in self._tables])
         # A network's opinion is not asked for where it cannot matter.
         greedy = np.zeros(shown.shape[:2], np.int32) if epsilon >= 1 else np.asarray(act(shown))
         last = (at + 1) % self.layout_segment == 0
-        finished = np.zeros((2, len(self.seeds)), np.float32)
+        finished = np.zeros((3, len(self.seeds)), np.float32)
         for lane, (seed, table, emulators) in enumerate(zip(self.seeds, self._tables, self._emulators, strict=True)):
             rng = draws(seed, Purpose.EXPLORATION, self.task.index, at)
             action = self._chosen(rng, greedy[lane], epsilon)
@@ -242,7 +243,7 @@ class HostPlay:
             self.cuts[lane] += slot.ended & ~terminated
             table.score[...] += step.reward
             # An episode that only the segment cuts off has no return to report.
-            finished[:, lane] = over.sum(), table.score[over].sum()
+            finished[:, lane] = over.sum(), table.score[over].sum(), step.reward.sum()
             if not last:
                 self._seat(table, step.frame, over, emulators)
         self.written += 1

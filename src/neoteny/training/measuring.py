@@ -96,7 +96,10 @@ class Measurer:
     def _play(self, task: EnvironmentTask, episodes: int | None, learner: Any, update: Any) -> list[Reading]:
         """Scores in so many episodes, in environments and with draws of their own."""
         assert episodes is not None, "checked before"
-        scored = self._programs.play(learner, self._lanes, update, transform=shown(task), episodes=episodes)
+        drawn, data = self._changes.draw(task), self._data.data(task)
+        scored = self._programs.play(
+            learner, self._lanes, drawn, data, update, transform=shown(task), episodes=episodes
+        )
         readings = [Reading(name, "", np.asarray(values, np.float64)) for name, values in scored.items()]
         length = next(reading.values for reading in readings if reading.metric == LENGTH)
         return _charged(readings, episodes * length * self._tracer.acting_flops(task, learner))

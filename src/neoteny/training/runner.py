@@ -20,7 +20,7 @@ from neoteny.lab.records import Record
 from neoteny.lab.rings import RingRows
 from neoteny.lab.study import Experiment
 from neoteny.learners.learner import LearnerState
-from neoteny.tasks.sources import Minibatch, TaskArrays
+from neoteny.tasks.sources import Given, Minibatch
 from neoteny.tasks.streams import Task
 from neoteny.training.changes import Changes, ready
 from neoteny.training.clock import Clock
@@ -29,7 +29,7 @@ from neoteny.training.events import AnyTask, Evaluate, Event, Intervene, Probe, 
 from neoteny.training.ledger import Ledger
 from neoteny.training.measuring import Measurer
 from neoteny.training.outlines import Outliner
-from neoteny.training.placing import PlacedData, shown
+from neoteny.training.placing import PlacedData, data_of, shown
 from neoteny.training.programs import Lanes, PackState, programs_for
 from neoteny.training.standing import Standing, arrays_of, from_arrays
 from neoteny.training.stepping import Stepper
@@ -215,7 +215,8 @@ class Runner:
     def data_sets(self) -> dict[str, str]:
         """Name -> digest of every data set the tasks use."""
         found: dict[str, str] = {}
-        for data in {id(task.data): task.data for task in self.tasks if isinstance(task, Task)}.values():
+        used = [data for task in self.tasks if (data := data_of(task)) is not None]
+        for data in {id(data): data for data in used}.values():
             if found.setdefault(data.name, data.digest) != data.digest:
                 raise ValueError(f"two different data sets are both called {data.name!r}; give each a name of its own")
         return found
@@ -394,7 +395,7 @@ class Runner:
             if over:
                 return
 
-    def _chunk(self, event: Train, arrays: TaskArrays | None, steps: int) -> tuple[PackState, int, int]:
+    def _chunk(self, event: Train, arrays: Given, steps: int) -> tuple[PackState, int, int]:
         """The state after at most so many updates, how many they were, and how many environment steps."""
         here, transform = self.here, shown(event.task)
         if self.tracer.lane_by_lane(event.task, here.state.learner):

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 
 from neoteny.learners.learner import attach, detach
 from neoteny.probes.measurement import LayerProbe, ViewProbe
+from neoteny.tasks.environments import EnvironmentTask
 from neoteny.tasks.streams import Task
 from neoteny.training.clock import Clock
 from neoteny.training.events import AnyTask, Intervene, Probe
 from neoteny.training.ledger import count_flops, runs_convolution
 from neoteny.training.placing import PlacedData, alike, shown
-from neoteny.training.programs import Bank, Lanes, PackState, Programs
+from neoteny.training.programs import Bank, Lanes, PackState, Programs, given
 
 
 def split_shapes(tree: Any) -> tuple[Any, Any]:
@@ -70,11 +71,11 @@ class Tracer:
                 self._data.data(task),
             )
 
-        def sample(key, clock):
-            state = self._source.init(shown(task), key)
-            return self._source.sample(state, shown(task), clock, key, size)
+        def sample(key, clock, data):
+            state, playing = self._begun(task, key, data)
+            return self._source.sample(state, playing, clock, key, size)
 
-        return jax.eval_shape(sample, jax.random.key(0), Clock.start())
+        return jax.eval_shape(sample, jax.random.key(0), Clock.start(), self._data.data(task))
 
     def acting_flops(self, task: AnyTask, learner: Any) -> float:
         """Operations of one lane's policy in one step of one environment; 0 for data."""
@@ -120,13 +121,22 @@ class Tracer:
         if isinstance(task, Task):
             return self.batch_shape(task, self._source.batch_size)
 
-        def step(key, clock):
+        def step(key, clock, data):
             def act(observations, key):
                 return jnp.zeros(observations.shape[0], jnp.int32)
 
-            return self._source.next(self._source.init(shown(task), key), shown(task), act, clock, key)[1]
+            state, playing = self._begun(task, key, data)
+            return self._source.next(state, playing, act, clock, key)[1]
 
-        return jax.eval_shape(step, jax.random.key(0), Clock.start())
+        return jax.eval_shape(step, jax.random.key(0), Clock.start(), self._data.data(task))
+
+    def _begun(self, task: EnvironmentTask, key: Any, data: Any) -> tuple[Any, EnvironmentTask]:
+        """The source at the beginning of an environment, and the environment to be played."""
+        alone = shown(task)
+        assert isinstance(alone, EnvironmentTask)
+        drawn = self._programs.draw_lane(self.seed, data, 0, alone)
+        playing = given(alone, data, drawn)
+        return self._source.init(playing, key, drawn), playing
 
     def _update(self, static: Any) -> Callable:
         def update(dynamic, batch):
