@@ -13,8 +13,11 @@ from neoteny.errors import UsageError
 from neoteny.lab import configs
 from neoteny.lab.plan import Request, make_plan
 from neoteny.studies.injection import STUDY, summary
-from neoteny.studies.injection.gains import performance_of, relabel_rows
+from neoteny.studies.injection.gains import game_gains, game_returns, performance_of, relabel_rows
+from neoteny.studies.injection.games import GamesConfig
 from neoteny.studies.injection.growth import GrowthConfig, growing, growth_script, growth_stream, update_flops
+from neoteny.studies.injection.illustration import IllustrationConfig
+from neoteny.studies.injection.mdp import MDPConfig
 from neoteny.studies.injection.relabel import ARMS, CORE, DEFAULT, TUNED, Config, forks, script, stream
 from neoteny.training.events import Fork, Intervene, Save, Switch, Train
 
@@ -33,7 +36,7 @@ LAST = {
 
 def row(run, seed, config, task, step, metric, value, branch="", place="", experiment="relabel"):
     return {
-        "run": run, "experiment": experiment, "seed": seed, "task": task, "step": step, "metric": metric,
+        "run": run, "experiment": experiment, "event": 0, "seed": seed, "task": task, "step": step, "metric": metric,
         "value": float(value), "branch": branch, "place": place, **config,
     }  # fmt: skip
 
@@ -122,8 +125,73 @@ def axis(name, values, slope):
     return pl.DataFrame(rows)
 
 
+def labels(gain=3.0, seeds=10, **changes):
+    """Records of the classification MDP: every copy's reward rate falls short of 0.5 by its own amount."""
+    rng = np.random.default_rng(3)
+    gains = {"control": 0, "inject": gain, "placebo": 0, "reset": 1, "shrink_perturb": 1, "fresh": 4}
+    config = {k: v for k, v in vars(MDPConfig(**changes)).items() if k != "seed"}
+    rows = []
+    for seed in range(seeds):
+        for arm, given in gains.items():
+            for part in (0.5, 1.0):
+                value = (50 + part * given + rng.normal(0, 0.3)) / 100
+                step = int(config["updates"] * (1 + part) / 2)
+                rows.append(row(f"mdp-{seed}", seed, config, 0, step, "train_reward", value, arm, experiment="mdp"))
+    return pl.DataFrame(rows)
+
+
+GAME_GAINS = {"breakout": (0.0, 2.0, 4.0), "freeway": (-1.0, 0.0, 1.0)}
+
+
+def playing(seeds=5):
+    """Records of two games; gains at the three forks. Returns are sums over so many episodes."""
+    rng = np.random.default_rng(4)
+    rows = []
+    for game, gains in GAME_GAINS.items():
+        config = {k: v for k, v in vars(GamesConfig(game=game, frames=800, period=2)).items() if k != "seed"}
+        for seed in range(seeds):
+            run = f"{game}-{seed}"
+
+            def put(step, value, branch="", event=1, run=run, seed=seed, config=config):
+                episodes = rng.integers(1, 4)
+                for metric, number in (("train_episodes", episodes), ("train_returns", episodes * value)):
+                    made = row(run, seed, config, 0, step, metric, number, branch, experiment="games")
+                    rows.append({**made, "event": event})
+
+            for step in (1, *range(10, 401, 10)):
+                put(step, 10 + step / 100)
+            for fork, gain in enumerate(gains, 1):
+                for step in range(100 * fork + 10, 100 * fork + 101, 10):
+                    last = step == 100 * (fork + 1)
+                    value = 10 + step / 100 + (gain if last else -5) + rng.normal(0, 0.1)
+                    put(step, value, "inject", 10 * fork)
+    return pl.DataFrame(rows)
+
+
+def regressing(slope=0.1, seeds=5, tasks=6, reached=True):
+    """Records of the illustration: at a loss of 0.5 a warm start needs exp(slope) times more updates every task."""
+    rng = np.random.default_rng(5)
+    config = {k: v for k, v in vars(IllustrationConfig(policies=20)).items() if k != "seed"}
+    rows = []
+    for seed in range(seeds):
+        for task in range(1, tasks + 1):
+            for arm, growth in (("warm", slope), ("reset", 0.0)):
+                count = 100 * np.exp(growth * task + rng.normal(0, 0.01))
+                found = {"loss": 0.2, "updates-0.8": count / 2, "updates-0.5": count, "updates-0.3": 1001}
+                for what, value in found.items():
+                    value = value if reached or what == "loss" else 1001
+                    place = f"{task}/{arm}/{what}"
+                    rows.append(
+                        row(f"ill-{seed}", seed, config, 0, 100, "regression", value, "", place, "illustration")
+                    )
+    return pl.DataFrame(rows)
+
+
 def everything(**changes):
     parts = [
+        labels(),
+        playing(),
+        regressing(),
         relabel(**changes),
         grown(),
         axis("steps_per_task", (STEPS // 2, 2 * STEPS), 5),
@@ -158,6 +226,49 @@ def test_claims_fail_where_the_opposite_is_so():
     failing = ("INJ-1", "INJ-3", "INJ-4", "INJ-5", "INJ-6", "INJ-7", "INJ-8")
     assert {name: found[name]["verdict"] for name in failing} == dict.fromkeys(failing, "fails")
     assert verdicts(grown(gain=-4.0))["INJ-10"]["verdict"] == "fails"
+
+
+def test_the_diagnosis_in_reinforcement_learning():
+    found = verdicts(everything())["INJ-9"]
+    assert found["measured"] == pytest.approx(3.0, abs=0.4)
+    assert found["n"] == 10
+    told = {part["name"]: part["measured"] for part in found["parts"]}
+    assert len(told) == 6
+    for game, gains in GAME_GAINS.items():
+        for fork, gain in enumerate(gains, 1):
+            assert told[f"{game}, injected at {25 * fork} % (reported, not claimed)"] == pytest.approx(gain, abs=0.15)
+    assert verdicts(labels(gain=-3.0))["INJ-9"]["verdict"] == "fails"
+    # A game with a loss is reported and decides nothing.
+    assert verdicts(pl.concat([labels(), playing()], how="diagonal_relaxed"))["INJ-9"]["verdict"] == "holds"
+    assert verdicts(labels(updates=40))["INJ-9"]["verdict"] == "not_run"
+    mixed = pl.concat([labels(), labels(width=64)])
+    assert "width" in verdicts(mixed)["INJ-9"]["reason"]
+
+
+def test_a_copy_of_an_agent_that_diverged_counts_with_the_worst_value():
+    frame = labels()
+    lost = (pl.col("branch") == "inject") & (pl.col("seed") == 2)
+    ends = frame.filter(lost).head(1).with_columns(metric=pl.lit("diverged"))
+    found = verdicts(pl.concat([frame.filter(~lost), ends]))["INJ-9"]
+    assert found["n"] == 10
+    assert found["measured"] == pytest.approx(2.7, abs=0.4)
+    played = playing()
+    gone = (pl.col("branch") == "inject") & (pl.col("event") == 20) & (pl.col("run") == "breakout-1")
+    ends = played.filter(gone).head(1).with_columns(metric=pl.lit("diverged"))
+    gains = game_gains(pl.concat([played.filter(~gone), ends]))
+    mine = gains.filter((pl.col("game") == "breakout") & (pl.col("seed") == 1)).sort("fork")["value"].to_list()
+    worst = game_returns(played).filter(pl.col("game") == "breakout")["value"].min()
+    assert mine == pytest.approx([0.0, worst - 13.0, 4.0], abs=0.4)
+
+
+def test_warm_starts_that_slow_down():
+    found = verdicts(regressing(slope=0.1))["INJ-13"]
+    # 0.3 is never reached, 0.5 always: that is the loss that counts.
+    assert (found["verdict"], found["n"]) == ("holds", 5)
+    assert found["measured"] == pytest.approx(0.1, abs=0.01)
+    assert verdicts(regressing(slope=-0.1))["INJ-13"]["verdict"] == "fails"
+    assert verdicts(regressing(reached=False))["INJ-13"]["verdict"] == "inconclusive"
+    assert verdicts(regressing(tasks=2))["INJ-13"]["verdict"] == "not_run"
 
 
 def test_a_changed_count_fails():
@@ -206,7 +317,8 @@ def test_a_copy_that_diverged_counts_with_the_worst_value():
 def test_what_was_not_run_is_said_to_be_so():
     assert {c["verdict"] for c in verdicts(grown()).values()} == {"not_run", "holds"}
     found = verdicts(relabel())
-    assert {name for name, claim in found.items() if claim["verdict"] == "not_run"} == {"INJ-10", "INJ-12"}
+    missing = {name for name, claim in found.items() if claim["verdict"] == "not_run"}
+    assert missing == {"INJ-9", "INJ-10", "INJ-12", "INJ-13"}
     mixed = pl.concat([relabel(), relabel(width=64)])
     assert verdicts(mixed)["INJ-3"]["verdict"] == "not_run"
     assert "width" in verdicts(mixed)["INJ-3"]["reason"]
@@ -217,7 +329,7 @@ def test_figures_and_summary():
     drawn = {figure.name: figure.draw(frame) for figure in STUDY.figures}
     assert all(figure is not None for figure in drawn.values()), drawn
     assert any("+20" in text or "+19" in text for text in summary(frame))
-    for part in (grown(), relabel()):
+    for part in (grown(), relabel(), labels(), playing(), regressing()):
         for figure in STUDY.figures:
             figure.draw(part)
 
@@ -226,7 +338,7 @@ def test_figures_and_summary():
 def test_presets(preset):
     plan = make_plan(STUDY, Request("injection", preset))
     kinds = {run.experiment for run in plan.runs.values()}
-    assert kinds == {"relabel", "settings", "growth"}
+    assert kinds == {"relabel", "settings", "growth", "mdp", "games", "illustration"}
     seeds = {r.config.seed for r in plan.runs.values() if r.experiment == "relabel"}
     assert len(seeds) == (2 if preset == "smoke" else 10)
     around = [r.config for r in plan.runs.values() if r.experiment == "settings"]

@@ -19,21 +19,34 @@ from neoteny.analysis import (
     verdict,
 )
 from neoteny.analysis.claims import Claim
+from neoteny.analysis.verdicts import inconclusive
 from neoteny.studies.injection.gains import (
     AXES,
+    GAMES_STRUCTURE,
+    MDP_STRUCTURE,
     PROXIES,
     along,
+    at_fork,
+    differing,
     extreme,
     gain_at,
+    game_gains,
     growth_accuracy,
     last_fork,
     mean_over_seeds,
     paired_gains,
     performance_of,
+    reached_threshold,
+    regressions,
     relabel_rows,
+    reward_rates,
+    slowing,
     why_unfit,
 )
 from neoteny.studies.injection.relabel import DEFAULT, TUNED
+
+LEAST_UPDATES = 1_000
+"""Updates of `mdp` below which a gain says nothing."""
 
 
 def _named(name: str, found: Verdict) -> Verdict:
@@ -207,6 +220,46 @@ def _gain_follows(frame: pl.DataFrame) -> Verdict:
     return all_of(parts)
 
 
+def _diagnosis_works(frame: pl.DataFrame) -> Verdict:
+    rows = frame.filter(pl.col("experiment") == "mdp")
+    mixed = differing(rows, MDP_STRUCTURE)
+    if mixed:
+        return not_run(f"the runs of mdp differ in {', '.join(mixed)}; the claim is about one value of each")
+    if rows.is_empty() or rows["updates"][0] < LEAST_UPDATES:
+        return not_run(f"needs runs of mdp of at least {LEAST_UPDATES} updates")
+    gains = at_fork(paired_gains(reward_rates(frame), "inject"), 0)
+    if len(gains) < 2:
+        return not_run("needs at least two finished runs of mdp")
+    found = verdict(mean_over_seeds(gains), Above(0.0))
+    return Verdict(found.outcome, found.measured, found.interval, found.n, found.reason, _games_reported(frame))
+
+
+def _games_reported(frame: pl.DataFrame) -> tuple[Verdict, ...]:
+    """The gain in every game and at every fork: reported, and no part of the verdict."""
+    gains = game_gains(frame)
+    if gains.is_empty() or differing(frame.filter(pl.col("experiment") == "games"), GAMES_STRUCTURE):
+        return ()
+    parts = []
+    for (game, fork), mine in sorted(gains.partition_by("game", "fork", as_dict=True).items()):
+        if mine.height > 1:
+            name = f"{str(game).replace('_', ' ')}, injected at {25 * fork} % (reported, not claimed)"
+            parts.append(_named(name, verdict(mean_over_seeds(mine.sort("seed")["value"].to_numpy()), Above(0.0))))
+    return tuple(parts)
+
+
+def _warm_starts_slow_down(frame: pl.DataFrame) -> Verdict:
+    found = regressions(frame)
+    if found.is_empty() or found["task"].n_unique() < 3 or found["seed"].n_unique() < 2:
+        return not_run("needs at least two runs of illustration with at least three policies")
+    mixed = differing(frame.filter(pl.col("experiment") == "illustration"), ("game", "frames", "policies", "updates"))
+    if mixed:
+        return not_run(f"the runs of illustration differ in {', '.join(mixed)}; the claim is about one value of each")
+    what = reached_threshold(found)
+    if what is None:
+        return inconclusive("no loss that is counted was reached by the networks begun anew in every task and run")
+    return verdict(mean_over_seeds(slowing(found, what)), Above(0.0))
+
+
 CLAIMS = (
     Claim(
         "INJ-1",
@@ -263,6 +316,13 @@ CLAIMS = (
         _all_heads,
     ),
     Claim(
+        "INJ-9",
+        "Diagnosis works in reinforcement learning: gain in rewards of a hundred steps, classification MDP with random "
+        "labels, Double DQN forked half way, is above 0; games of MinAtar are reported",
+        "some Atari games are unlocked, others are not affected",
+        _diagnosis_works,
+    ),
+    Claim(
         "INJ-10",
         "Growth is compute efficient: mean accuracy over tasks of the network grown half way less that of the large "
         "one, at equal operations for every task, is above 0",
@@ -281,5 +341,12 @@ CLAIMS = (
         "below 0",
         "sensitivity study: grows with replay ratio and learning rate, shrinks with network size",
         _gain_follows,
+    ),
+    Claim(
+        "INJ-13",
+        "Value regression with a warm start gets slower along the sequence of stored policies: slope by task of "
+        "log(updates to a fixed loss), warm start less begun anew, is above 0",
+        "a figure on Up'n'Down: needs more and more updates",
+        _warm_starts_slow_down,
     ),
 )

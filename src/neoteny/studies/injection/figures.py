@@ -9,14 +9,23 @@ import polars as pl
 from neoteny.lab.study import StudyFigure
 from neoteny.studies.injection.gains import (
     AXES,
+    GAMES_STRUCTURE,
+    MDP_STRUCTURE,
     along,
+    differing,
+    game_gains,
+    game_returns,
     growth_accuracy,
     last_fork,
     paired_gains,
     performance_of,
+    reached_threshold,
+    regressions,
     relabel_rows,
+    reward_rates,
     varied,
 )
+from neoteny.studies.injection.mdp import MDP_ARMS
 from neoteny.studies.injection.relabel import ARMS, CORE, DEFAULT, TUNED
 
 if TYPE_CHECKING:
@@ -164,6 +173,105 @@ def _growth_figure(frame: pl.DataFrame) -> Figure | None:
     )
 
 
+def _mdp_figure(frame: pl.DataFrame) -> Figure | None:
+    from neoteny.report.figures import curves
+
+    rows = frame.filter((pl.col("experiment") == "mdp") & (pl.col("metric") == "train_reward"))
+    if rows.is_empty() or differing(rows, MDP_STRUCTURE):
+        return None
+    names = list(MDP_ARMS)
+    drawn = rows.filter(pl.col("branch").is_in(names)).with_columns(value=100 * pl.col("value"))
+    return curves(
+        drawn,
+        x="step",
+        by=("branch",),
+        settings=_looks(names),
+        x_label="updates (copies are forked half way)",
+        y_label="rewards of 100 steps",
+        references={"any action": 10.0},
+    )
+
+
+def _mdp_gains_figure(frame: pl.DataFrame) -> Figure | None:
+    from neoteny.report.figures import intervals
+
+    rows = frame.filter(pl.col("experiment") == "mdp")
+    if rows.is_empty() or differing(rows, MDP_STRUCTURE):
+        return None
+    rates = reward_rates(frame)
+    arms = [arm for arm in MDP_ARMS if arm != "control"]
+    gains = pl.concat([paired_gains(rates, arm).with_columns(branch=pl.lit(arm)) for arm in arms])
+    if gains.is_empty():
+        return None
+    return intervals(
+        gains,
+        by=("branch",),
+        settings=_looks([arm for arm in arms if arm in set(gains["branch"])]),
+        value_label="gain over control (rewards of 100 steps)",
+        reference=0.0,
+    )
+
+
+def _games_figure(frame: pl.DataFrame) -> Figure | None:
+    from neoteny.report.figures import curves
+
+    returns = game_returns(frame)
+    if returns.is_empty() or differing(frame.filter(pl.col("experiment") == "games"), GAMES_STRUCTURE):
+        return None
+    returns = returns.filter(pl.col("experiment") == "games")
+    if returns.is_empty():
+        return None
+    percent = (100 * pl.col("frame") / pl.col("frames") - 1e-6).floor() // 25 * 25
+    copy = pl.when(pl.col("branch") == "").then(pl.lit("untreated")).otherwise(
+        pl.format("injected at {} %", percent.cast(pl.Int64))
+    )  # fmt: skip
+    drawn = returns.with_columns(copy=copy, game=pl.col("game").str.replace_all("_", " ")).sort("game", "copy", "step")
+    return curves(
+        drawn.filter(pl.col("step") > 1),
+        x="frame",
+        by=("copy",),
+        panel="game",
+        x_label="frames",
+        y_label="mean return",
+        share_y=False,
+        show_seeds=False,
+    )
+
+
+def _game_gains_figure(frame: pl.DataFrame) -> Figure | None:
+    from neoteny.report.figures import intervals
+
+    gains = game_gains(frame)
+    if gains.is_empty() or differing(frame.filter(pl.col("experiment") == "games"), GAMES_STRUCTURE):
+        return None
+    drawn = gains.with_columns(
+        pl.format("{} %", 25 * pl.col("fork")).alias("injected at"), game=pl.col("game").str.replace_all("_", " ")
+    )
+    return intervals(drawn, by=("injected at",), panel="game", value_label="gain in mean return", reference=0.0)
+
+
+def _regression_figure(frame: pl.DataFrame) -> Figure | None:
+    from neoteny.report.figures import curves
+
+    found = regressions(frame)
+    if found.is_empty() or found.select("game", "updates").n_unique() > 1:
+        return None
+    what = reached_threshold(found)
+    if what is None:
+        return None
+    drawn = found.filter(pl.col("what") == what).with_columns(
+        network=pl.when(pl.col("arm") == "warm").then(pl.lit("warm start")).otherwise(pl.lit("begun anew"))
+    )
+    return curves(
+        drawn,
+        x="task",
+        by=("network",),
+        x_label="policy",
+        y_label=f"updates to a loss of {what.removeprefix('updates-')}",
+        y_log=True,
+    )
+
+
 FIGURES = (
     StudyFigure(
         "accuracy",
@@ -209,5 +317,37 @@ FIGURES = (
         "Accuracy at the end of each task at equal operations for every task. A larger head (grow) or a whole larger "
         "network (grow whole) is injected into a small network half way.",
         _growth_figure,
+    ),
+    StudyFigure(
+        "mdp",
+        "A classification MDP with random labels",
+        "Rewards of a hundred steps of Double DQN, exploration included, of the copies after the fork half way.",
+        _mdp_figure,
+    ),
+    StudyFigure(
+        "mdp_gains",
+        "Gains in the classification MDP",
+        "In the last tenth of the updates after the fork, less the untreated copy with the same draws.",
+        _mdp_gains_figure,
+    ),
+    StudyFigure(
+        "games",
+        "Learning curves on MinAtar",
+        "Mean return of the episodes that ended, exploration included: of the run, and of copies injected after a "
+        "quarter, a half and three quarters that go on for a quarter with the run's own draws.",
+        _games_figure,
+    ),
+    StudyFigure(
+        "game_gains",
+        "Gains on MinAtar",
+        "Mean return in the last tenth of a quarter, injected less untreated.",
+        _game_gains_figure,
+    ),
+    StudyFigure(
+        "regression",
+        "Learning the values of stored policies one after another",
+        "Updates to a loss that networks begun anew reach for every policy, as a share of the returns' variance. One "
+        "more than there are where it was not reached.",
+        _regression_figure,
     ),
 )

@@ -18,6 +18,9 @@ PROXIES = {"dead_units": "all", "dormant_units": "all", "feature_rank": None, "w
 
 
 def relabel_rows(frame: pl.DataFrame, adam: tuple[float, float]) -> pl.DataFrame:
+    """Records of `relabel` with this Adam, none where the experiment is not among them."""
+    if "tasks" not in frame.columns:
+        return frame.clear()
     mine = (pl.col("adam_b2") == adam[0]) & (pl.col("adam_eps_root") == adam[1])
     return frame.filter((pl.col("experiment") == "relabel") & mine)
 
@@ -115,3 +118,114 @@ def growth_accuracy(frame: pl.DataFrame) -> pl.DataFrame:
     """Accuracy in points at the end of every task: columns arm, seed, task, value."""
     rows = frame.filter((pl.col("experiment") == "growth") & (pl.col("metric") == "accuracy"))
     return rows.select("arm", "seed", "task", "tasks", "small", "large", value=100 * pl.col("value"))
+
+
+# Reinforcement learning -------------------------------------------------------------------------------------------
+
+MDP_STRUCTURE = (
+    "data", "labels", "goal", "width", "batch", "updates", "capacity", "epsilon", "target_period", "learning_rate",
+    "adam_b2", "adam_eps_root",
+)  # fmt: skip
+"""What must be one setting for the claim about `mdp`."""
+
+GAMES_STRUCTURE = ("frames", "period", "learning_starts", "capacity", "exploration", "learning_rate")
+"""What must be one setting for what is said about `games`."""
+
+
+def differing(rows: pl.DataFrame, names: tuple[str, ...]) -> list[str]:
+    """Those of these fields in which the rows differ."""
+    return [name for name in names if name in rows.columns and rows[name].n_unique() > 1]
+
+
+def reward_rates(frame: pl.DataFrame) -> pl.DataFrame:
+    """Rewards of a hundred steps of every copy of `mdp`, over the last tenth of its updates: columns as of
+    `performance_of`, with fork 0. A copy that diverged has the worst value that any has.
+    """
+    rows = frame.filter((pl.col("experiment") == "mdp") & (pl.col("branch") != ""))
+    rows = rows.with_columns(fork=pl.lit(0))
+    keys = ["run", "seed", "fork", "branch"]
+    last = pl.col("value").sort_by("step").last()
+    found = rows.filter(pl.col("metric") == "train_reward").group_by(keys).agg(value=100 * last)
+    died = rows.filter(pl.col("metric") == "diverged").select(keys).unique()
+    if not died.is_empty() and not found.is_empty():
+        found = found.join(died, on=keys, how="anti")
+        found = pl.concat([found, died.with_columns(value=pl.lit(found["value"].min(), pl.Float64))])
+    return found.sort(keys)
+
+
+def game_returns(frame: pl.DataFrame) -> pl.DataFrame:
+    """Mean return of the episodes that ended between records of `games` and `illustration`, exploration included:
+    columns experiment, run, seed, game, frames (of the run), branch, event, step, frame (so far), value; none where no
+    episode ended.
+    """
+    rows = frame.filter(pl.col("experiment").is_in(["games", "illustration"]))
+    keys = ["experiment", "run", "seed", "game", "frames", "period", "branch", "event", "step"]
+    if rows.is_empty() or "game" not in rows.columns:
+        return pl.DataFrame()
+    one, two = (
+        rows.filter(pl.col("metric") == metric).select(*keys, "value") for metric in ("train_returns", "train_episodes")
+    )
+    both = one.join(two, on=keys, how="inner", suffix="_episodes").filter(pl.col("value_episodes") > 0)
+    means = both.with_columns(value=pl.col("value") / pl.col("value_episodes"), frame=pl.col("step") * pl.col("period"))
+    return means.drop("value_episodes", "period").sort("experiment", "game", "run", "branch", "event", "step")
+
+
+def game_gains(frame: pl.DataFrame) -> pl.DataFrame:
+    """Return of every injected copy of `games` in the last tenth of a quarter less that of its run at the same step:
+    columns game, fork (quarters done before), seed, value. What diverged has the worst return that any has there.
+    """
+    returns = game_returns(frame)
+    if returns.is_empty():
+        return returns
+    returns = returns.filter(pl.col("experiment") == "games")
+    quarters = pl.col("frame") * 4 / pl.col("frames")
+    ends = returns.filter(quarters == quarters.floor()).with_columns(fork=(quarters - 1).cast(pl.Int64))
+    runs = returns.select("run", "seed", "game", "frames").unique()
+    died = frame.filter((pl.col("experiment") == "games") & (pl.col("metric") == "diverged"))
+    found = []
+    for run, seed, game, frames in runs.sort("game", "seed").iter_rows():
+        worst = float(returns.filter(pl.col("game") == game)["value"].to_numpy().min())
+        ours = died.filter(pl.col("run") == run).with_columns(frame=pl.col("step") * pl.col("period"))
+        lost = list(ours.select("branch", "frame").iter_rows())
+        for fork in (1, 2, 3):
+            pair = []
+            for branch in ("inject", ""):
+                mine = ends.filter((pl.col("run") == run) & (pl.col("branch") == branch) & (pl.col("fork") == fork))
+                begun, end = fork * frames / 4, (fork + 1) * frames / 4
+                gone = any(
+                    (name == branch and begun < frame <= end) or (name == "" and frame <= begun) for name, frame in lost
+                )
+                pair.append(worst if gone else float(mine["value"][0]) if mine.height else None)
+            if None not in pair:
+                found.append({"game": game, "fork": fork, "seed": seed, "value": pair[0] - pair[1]})
+    return pl.DataFrame(found)
+
+
+def regressions(frame: pl.DataFrame) -> pl.DataFrame:
+    """What `illustration` measured: columns run, seed, game, updates, task (from 1), arm, what, value."""
+    rows = frame.filter((pl.col("experiment") == "illustration") & (pl.col("metric") == "regression"))
+    if rows.is_empty():
+        return pl.DataFrame()
+    parts = pl.col("place").str.split("/")
+    return rows.select(
+        "run", "seed", "game", "updates", "value", task=parts.list.get(0).cast(pl.Int64), arm=parts.list.get(1),
+        what=parts.list.get(2),
+    )  # fmt: skip
+
+
+def reached_threshold(found: pl.DataFrame) -> str | None:
+    """The lowest of the counted losses that the networks begun anew reached in every task and run; None if none."""
+    anew = found.filter((pl.col("arm") == "reset") & pl.col("what").str.starts_with("updates-"))
+    reached = anew.group_by("what").agg((pl.col("value") <= pl.col("updates")).all().alias("all"))
+    names = reached.filter(pl.col("all"))["what"].to_list()
+    return min(names, key=lambda name: float(name.removeprefix("updates-")), default=None)
+
+
+def slowing(found: pl.DataFrame, what: str) -> np.ndarray:
+    """Slope, by task, of the log of updates to the loss, warm start less begun anew: (seeds,)."""
+    slopes = []
+    for _, mine in sorted(found.filter(pl.col("what") == what).partition_by("seed", as_dict=True).items()):
+        arms = [mine.filter(pl.col("arm") == arm).sort("task") for arm in ("warm", "reset")]
+        logs = [np.log(part["value"].to_numpy()) for part in arms]
+        slopes.append(float(np.polyfit(arms[0]["task"].to_numpy(), logs[0] - logs[1], 1)[0]))
+    return np.asarray(slopes)
