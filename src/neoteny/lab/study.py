@@ -30,8 +30,9 @@ class Experiment:
 
     config: a frozen dataclass of fields. axes(preset) -> {field: values}, whose product is the runs, or several such
     products.
-    stream(config) -> tasks and script(config, tasks) -> events (tasks over arrays, or environments) are called once on the host, where Lane fields
-    are not there. learner(config) is called inside the traced program, where Lane fields are traced scalars.
+    stream(config) -> tasks (over arrays, or environments) and script(config, tasks) -> events are called once on the
+    host, where Lane fields are not there. learner(config) is called inside the traced program, where Lane fields are
+    traced scalars.
     source(config) -> how tasks are sampled, or how experience is gathered in environments. lanes: runs stepped together
     at most, where one lane's memory is large; None leaves it to whoever runs it.
     """

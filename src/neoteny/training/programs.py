@@ -265,17 +265,10 @@ class Programs:
         The state, how many updates they were, and how many environment steps.
         """
 
-        # One lane is computed as it is: mapped, it would be products of batches of one, slower on a CPU.
-        single = lanes.seeds.shape[0] == 1
-        if single:
-            state, lanes = jax.tree.map(lambda x: x[0], (state, lanes))
-
         def one(state, clock):
             def lane(state, values, seed):
                 return self._step_lane(state, values, seed, task, clock, transform, until)
 
-            if single:
-                return lane(state, lanes.values, lanes.seeds)
             # What a batch costs is the same in every lane, as the clock is.
             return jax.vmap(lane, out_axes=(0, None))(state, lanes.values, lanes.seeds)
 
@@ -291,8 +284,6 @@ class Programs:
 
         carry = (state, clock, jnp.zeros((), jnp.int32))
         state, after, done = jax.lax.while_loop(unfinished, body, carry)
-        if single:
-            state = jax.tree.map(lambda x: x[None], state)
         return state, done, after.env_step - clock.env_step
 
     def _check(self, networks, last_finite, alive: Array) -> tuple[dict[str, Network], Array]:
