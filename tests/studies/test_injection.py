@@ -16,7 +16,7 @@ from neoteny.studies.injection import STUDY, summary
 from neoteny.studies.injection.gains import game_gains, game_returns, performance_of, relabel_rows
 from neoteny.studies.injection.games import GamesConfig
 from neoteny.studies.injection.growth import GrowthConfig, growing, growth_script, growth_stream, update_flops
-from neoteny.studies.injection.illustration import IllustrationConfig
+from neoteny.studies.injection.illustration import IllustrationConfig, monte_carlo, smoothed, updates_to
 from neoteny.studies.injection.mdp import MDPConfig
 from neoteny.studies.injection.relabel import ARMS, CORE, DEFAULT, TUNED, Config, forks, script, stream
 from neoteny.training.events import Fork, Intervene, Save, Switch, Train
@@ -269,6 +269,26 @@ def test_warm_starts_that_slow_down():
     assert verdicts(regressing(slope=-0.1))["INJ-13"]["verdict"] == "fails"
     assert verdicts(regressing(reached=False))["INJ-13"]["verdict"] == "inconclusive"
     assert verdicts(regressing(tasks=2))["INJ-13"]["verdict"] == "not_run"
+
+
+def test_returns_are_discounted_to_the_end_of_an_episode():
+    rng = np.random.default_rng(6)
+    rewards, ended = rng.normal(size=(30, 3)).astype(np.float32), rng.random((30, 3)) < 0.15
+    expected = np.zeros((30, 3))
+    for env in range(3):
+        for start in range(30):
+            for at in range(start, 30):
+                expected[start, env] += 0.9 ** (at - start) * rewards[at, env]
+                if ended[at, env]:
+                    break
+    np.testing.assert_allclose(monte_carlo(rewards, ended, 0.9), expected, atol=1e-5)
+
+
+def test_updates_to_a_loss_are_counted_from_one_and_one_more_where_it_is_not_reached():
+    curve = np.asarray([1.0, 0.8, 0.45, 0.6, 0.3], np.float32)
+    assert [int(updates_to(curve, threshold)) for threshold in (1.0, 0.7, 0.3, 0.1)] == [1, 3, 5, 6]
+    losses = np.asarray([4.0, 0.0, 2.0], np.float32)
+    np.testing.assert_allclose(smoothed(losses), [4.0, 3.8, 3.71], rtol=1e-6)
 
 
 def test_a_changed_count_fails():
