@@ -105,7 +105,7 @@ def _figures(scores: Scores) -> dict[str, tuple[str, str, Figure]]:
         "curves": (
             "The copies while they train on",
             "Mean over pairs of copies, each part of the horizon averaged. All copies of a pair have the same draws. "
-            "The placebo is left out: it lies on the control.",
+            "The placebo is left out: it begins as the control, and its gain is below.",
             curves(
                 pl.DataFrame(rows).filter(pl.col("arm") != "placebo"),
                 x="update",
