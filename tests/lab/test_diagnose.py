@@ -62,6 +62,22 @@ def test_returns_are_means_over_episodes_and_held_where_none_ended():
         scores_of([*records_of("returns", none), *records_of("episodes", none)], ("control", "inject"), 2, BEGUN, {})
 
 
+def test_where_no_episode_ends_the_reward_of_a_step_counts():
+    rewards = {"control": [[0.1, 0.2], [0.2, 0.3]], "inject": [[0.1, 0.4], [0.2, 0.6]]}
+    none = {arm: [[0.0, 0.0]] * 2 for arm in rewards}
+    given = [
+        *records_of("returns", none), *records_of("episodes", none), *records_of("reward", rewards),
+        *records_of("loss", none),
+    ]  # fmt: skip
+    scores = scores_of(given, ("control", "inject"), 2, BEGUN, {})
+    assert scores.metric == "reward"
+    np.testing.assert_allclose(scores.gain("inject"), [0.2, 0.3])
+    some = {arm: [[1.0, 1.0]] * 2 for arm in rewards}
+    again = scores_of([*given[8:], *records_of("returns", rewards), *records_of("episodes", some)],
+                      ("control", "inject"), 2, BEGUN, {})  # fmt: skip
+    assert again.metric == "return"
+
+
 def test_a_copy_that_diverged_counts_with_the_worst():
     tables = {"control": [[0.4, 0.5]] * 2, "inject": [[0.3, 0.9]] * 2}
     given = [

@@ -12,20 +12,13 @@ from neoteny.analysis.claims import evaluate
 from neoteny.errors import UsageError
 from neoteny.lab import configs
 from neoteny.lab.plan import Request, make_plan
-from neoteny.studies import injection
-from neoteny.studies.injection import (
-    ARMS,
-    CORE,
-    STUDY,
-    Config,
-    GrowthConfig,
-    forks,
-    growth_script,
-    growth_stream,
-    script,
-    stream,
-    summary,
-)
+from neoteny.studies.injection import STUDY, summary
+from neoteny.studies.injection.gains import game_gains, game_returns, performance_of, relabel_rows
+from neoteny.studies.injection.games import GamesConfig
+from neoteny.studies.injection.growth import GrowthConfig, growing, growth_script, growth_stream, update_flops
+from neoteny.studies.injection.illustration import IllustrationConfig, monte_carlo, smoothed, updates_to
+from neoteny.studies.injection.mdp import MDPConfig
+from neoteny.studies.injection.relabel import ARMS, CORE, DEFAULT, TUNED, Config, forks, script, stream
 from neoteny.training.events import Fork, Intervene, Save, Switch, Train
 
 SEEDS, TASKS, STEPS = 10, 12, 100
@@ -43,7 +36,7 @@ LAST = {
 
 def row(run, seed, config, task, step, metric, value, branch="", place="", experiment="relabel"):
     return {
-        "run": run, "experiment": experiment, "seed": seed, "task": task, "step": step, "metric": metric,
+        "run": run, "experiment": experiment, "event": 0, "seed": seed, "task": task, "step": step, "metric": metric,
         "value": float(value), "branch": branch, "place": place, **config,
     }  # fmt: skip
 
@@ -58,8 +51,8 @@ def relabel(tuned_gain=0.0, gains=None, start=10.0, jump=0.0, dead=0.02, **chang
     rng = np.random.default_rng(0)
     given = {**GAINS, **LAST, **(gains or {})}
     rows = []
-    for b2, root in (injection.DEFAULT, injection.TUNED):
-        config, default = config_of(b2, root, **changes), b2 == injection.DEFAULT[0]
+    for b2, root in (DEFAULT, TUNED):
+        config, default = config_of(b2, root, **changes), b2 == DEFAULT[0]
         steps = config["steps_per_task"]
         for seed in range(SEEDS):
             run = f"{b2}-{seed}-{changes}"
@@ -103,7 +96,7 @@ def relabel(tuned_gain=0.0, gains=None, start=10.0, jump=0.0, dead=0.02, **chang
     return pl.DataFrame(rows)
 
 
-def growing(gain=5.0, whole=3.0):
+def grown(gain=5.0, whole=3.0):
     rng = np.random.default_rng(1)
     rows = []
     for arm, value in {"grow": gain, "grow_whole": whole, "large": 0.0, "small": -5.0}.items():
@@ -120,7 +113,7 @@ def axis(name, values, slope):
     rng = np.random.default_rng(2)
     rows = []
     for place, value in zip((-1, 1), values, strict=True):
-        config = config_of(*injection.DEFAULT, arms="pair", **{name: value})
+        config = config_of(*DEFAULT, arms="pair", **{name: value})
         end, steps = TASKS * config["steps_per_task"], config["steps_per_task"]
         for seed in range(5):
             for arm in ("control", "inject"):
@@ -132,10 +125,75 @@ def axis(name, values, slope):
     return pl.DataFrame(rows)
 
 
+def labels(gain=3.0, seeds=10, **changes):
+    """Records of the classification MDP: every copy's reward rate falls short of 0.5 by its own amount."""
+    rng = np.random.default_rng(3)
+    gains = {"control": 0, "inject": gain, "placebo": 0, "reset": 1, "shrink_perturb": 1, "fresh": 4}
+    config = {k: v for k, v in vars(MDPConfig(**changes)).items() if k != "seed"}
+    rows = []
+    for seed in range(seeds):
+        for arm, given in gains.items():
+            for part in (0.5, 1.0):
+                value = (50 + part * given + rng.normal(0, 0.3)) / 100
+                step = int(config["updates"] * (1 + part) / 2)
+                rows.append(row(f"mdp-{seed}", seed, config, 0, step, "train_reward", value, arm, experiment="mdp"))
+    return pl.DataFrame(rows)
+
+
+GAME_GAINS = {"breakout": (0.0, 2.0, 4.0), "freeway": (-1.0, 0.0, 1.0)}
+
+
+def playing(seeds=5):
+    """Records of two games; gains at the three forks. Returns are sums over so many episodes."""
+    rng = np.random.default_rng(4)
+    rows = []
+    for game, gains in GAME_GAINS.items():
+        config = {k: v for k, v in vars(GamesConfig(game=game, frames=800, period=2)).items() if k != "seed"}
+        for seed in range(seeds):
+            run = f"{game}-{seed}"
+
+            def put(step, value, branch="", event=1, run=run, seed=seed, config=config):
+                episodes = rng.integers(1, 4)
+                for metric, number in (("train_episodes", episodes), ("train_returns", episodes * value)):
+                    made = row(run, seed, config, 0, step, metric, number, branch, experiment="games")
+                    rows.append({**made, "event": event})
+
+            for step in (1, *range(10, 401, 10)):
+                put(step, 10 + step / 100)
+            for fork, gain in enumerate(gains, 1):
+                for step in range(100 * fork + 10, 100 * fork + 101, 10):
+                    last = step == 100 * (fork + 1)
+                    value = 10 + step / 100 + (gain if last else -5) + rng.normal(0, 0.1)
+                    put(step, value, "inject", 10 * fork)
+    return pl.DataFrame(rows)
+
+
+def regressing(slope=0.1, seeds=5, tasks=6, reached=True):
+    """Records of the illustration: at a loss of 0.5 a warm start needs exp(slope) times more updates every task."""
+    rng = np.random.default_rng(5)
+    config = {k: v for k, v in vars(IllustrationConfig(policies=20)).items() if k != "seed"}
+    rows = []
+    for seed in range(seeds):
+        for task in range(1, tasks + 1):
+            for arm, growth in (("warm", slope), ("reset", 0.0)):
+                count = 100 * np.exp(growth * task + rng.normal(0, 0.01))
+                found = {"loss": 0.2, "updates-0.8": count / 2, "updates-0.5": count, "updates-0.3": 1001}
+                for what, value in found.items():
+                    value = value if reached or what == "loss" else 1001
+                    place = f"{task}/{arm}/{what}"
+                    rows.append(
+                        row(f"ill-{seed}", seed, config, 0, 100, "regression", value, "", place, "illustration")
+                    )
+    return pl.DataFrame(rows)
+
+
 def everything(**changes):
     parts = [
+        labels(),
+        playing(),
+        regressing(),
         relabel(**changes),
-        growing(),
+        grown(),
         axis("steps_per_task", (STEPS // 2, 2 * STEPS), 5),
         axis("learning_rate", (2.5e-4, 4e-3), 5),
         axis("width", (64, 256), -5),
@@ -167,7 +225,70 @@ def test_claims_fail_where_the_opposite_is_so():
     found = verdicts(relabel(gains={"inject": -5.0}, tuned_gain=9.0, start=-5.0, jump=1e-3))
     failing = ("INJ-1", "INJ-3", "INJ-4", "INJ-5", "INJ-6", "INJ-7", "INJ-8")
     assert {name: found[name]["verdict"] for name in failing} == dict.fromkeys(failing, "fails")
-    assert verdicts(growing(gain=-4.0))["INJ-10"]["verdict"] == "fails"
+    assert verdicts(grown(gain=-4.0))["INJ-10"]["verdict"] == "fails"
+
+
+def test_the_diagnosis_in_reinforcement_learning():
+    found = verdicts(everything())["INJ-9"]
+    assert found["measured"] == pytest.approx(3.0, abs=0.4)
+    assert found["n"] == 10
+    told = {part["name"]: part["measured"] for part in found["parts"]}
+    assert len(told) == 6
+    for game, gains in GAME_GAINS.items():
+        for fork, gain in enumerate(gains, 1):
+            assert told[f"{game}, injected at {25 * fork} % (reported, not claimed)"] == pytest.approx(gain, abs=0.15)
+    assert verdicts(labels(gain=-3.0))["INJ-9"]["verdict"] == "fails"
+    # A game with a loss is reported and decides nothing.
+    assert verdicts(pl.concat([labels(), playing()], how="diagonal_relaxed"))["INJ-9"]["verdict"] == "holds"
+    assert verdicts(labels(updates=40))["INJ-9"]["verdict"] == "not_run"
+    mixed = pl.concat([labels(), labels(width=64)])
+    assert "width" in verdicts(mixed)["INJ-9"]["reason"]
+
+
+def test_a_copy_of_an_agent_that_diverged_counts_with_the_worst_value():
+    frame = labels()
+    lost = (pl.col("branch") == "inject") & (pl.col("seed") == 2)
+    ends = frame.filter(lost).head(1).with_columns(metric=pl.lit("diverged"))
+    found = verdicts(pl.concat([frame.filter(~lost), ends]))["INJ-9"]
+    assert found["n"] == 10
+    assert found["measured"] == pytest.approx(2.7, abs=0.4)
+    played = playing()
+    gone = (pl.col("branch") == "inject") & (pl.col("event") == 20) & (pl.col("run") == "breakout-1")
+    ends = played.filter(gone).head(1).with_columns(metric=pl.lit("diverged"))
+    gains = game_gains(pl.concat([played.filter(~gone), ends]))
+    mine = gains.filter((pl.col("game") == "breakout") & (pl.col("seed") == 1)).sort("fork")["value"].to_list()
+    worst = game_returns(played).filter(pl.col("game") == "breakout")["value"].min()
+    assert mine == pytest.approx([0.0, worst - 13.0, 4.0], abs=0.4)
+
+
+def test_warm_starts_that_slow_down():
+    found = verdicts(regressing(slope=0.1))["INJ-13"]
+    # 0.3 is never reached, 0.5 always: that is the loss that counts.
+    assert (found["verdict"], found["n"]) == ("holds", 5)
+    assert found["measured"] == pytest.approx(0.1, abs=0.01)
+    assert verdicts(regressing(slope=-0.1))["INJ-13"]["verdict"] == "fails"
+    assert verdicts(regressing(reached=False))["INJ-13"]["verdict"] == "inconclusive"
+    assert verdicts(regressing(tasks=2))["INJ-13"]["verdict"] == "not_run"
+
+
+def test_returns_are_discounted_to_the_end_of_an_episode():
+    rng = np.random.default_rng(6)
+    rewards, ended = rng.normal(size=(30, 3)).astype(np.float32), rng.random((30, 3)) < 0.15
+    expected = np.zeros((30, 3))
+    for env in range(3):
+        for start in range(30):
+            for at in range(start, 30):
+                expected[start, env] += 0.9 ** (at - start) * rewards[at, env]
+                if ended[at, env]:
+                    break
+    np.testing.assert_allclose(monte_carlo(rewards, ended, 0.9), expected, atol=1e-5)
+
+
+def test_updates_to_a_loss_are_counted_from_one_and_one_more_where_it_is_not_reached():
+    curve = np.asarray([1.0, 0.8, 0.45, 0.6, 0.3], np.float32)
+    assert [int(updates_to(curve, threshold)) for threshold in (1.0, 0.7, 0.3, 0.1)] == [1, 3, 5, 6]
+    losses = np.asarray([4.0, 0.0, 2.0], np.float32)
+    np.testing.assert_allclose(smoothed(losses), [4.0, 3.8, 3.71], rtol=1e-6)
 
 
 def test_a_changed_count_fails():
@@ -190,11 +311,11 @@ def test_a_proxy_that_follows_the_gain_fails():
 def test_forks_one_after_another_are_told_apart():
     # After task 1 the copies learn task 2; after task 2 copies go on with it: the same task number, two forks.
     rows = relabel().filter(pl.col("adam_b2") == 0.999)
-    later = injection._performance(rows)
-    same = injection._performance(rows, following=False)
+    later = performance_of(rows)
+    same = performance_of(rows, following=False)
     assert sorted(later["fork"].unique()) == sorted(same["fork"].unique()) == list(FORKS)
     assert later["value"].max() < 80 < same["value"].min() + 5
-    area = injection._performance(rows, whole=True)
+    area = performance_of(rows, whole=True)
     np.testing.assert_allclose(area["value"].mean(), 0.75 * later["value"].mean(), rtol=0.02)
 
 
@@ -208,15 +329,16 @@ def test_a_copy_that_diverged_counts_with_the_worst_value():
     )
     ends = frame.filter(lost).head(1).with_columns(metric=pl.lit("diverged"))
     found = verdicts(pl.concat([frame.filter(~lost), ends]))["INJ-3"]
-    worst = injection._performance(injection._relabel(frame, injection.DEFAULT))["value"].min()
+    worst = performance_of(relabel_rows(frame, DEFAULT))["value"].min()
     assert found["n"] == SEEDS
     assert found["measured"] == pytest.approx(20 + (50 - worst) / SEEDS, abs=0.5)
 
 
 def test_what_was_not_run_is_said_to_be_so():
-    assert {c["verdict"] for c in verdicts(growing()).values()} == {"not_run", "holds"}
+    assert {c["verdict"] for c in verdicts(grown()).values()} == {"not_run", "holds"}
     found = verdicts(relabel())
-    assert {name for name, claim in found.items() if claim["verdict"] == "not_run"} == {"INJ-10", "INJ-12"}
+    missing = {name for name, claim in found.items() if claim["verdict"] == "not_run"}
+    assert missing == {"INJ-9", "INJ-10", "INJ-12", "INJ-13"}
     mixed = pl.concat([relabel(), relabel(width=64)])
     assert verdicts(mixed)["INJ-3"]["verdict"] == "not_run"
     assert "width" in verdicts(mixed)["INJ-3"]["reason"]
@@ -227,7 +349,7 @@ def test_figures_and_summary():
     drawn = {figure.name: figure.draw(frame) for figure in STUDY.figures}
     assert all(figure is not None for figure in drawn.values()), drawn
     assert any("+20" in text or "+19" in text for text in summary(frame))
-    for part in (growing(), relabel()):
+    for part in (grown(), relabel(), labels(), playing(), regressing()):
         for figure in STUDY.figures:
             figure.draw(part)
 
@@ -236,7 +358,7 @@ def test_figures_and_summary():
 def test_presets(preset):
     plan = make_plan(STUDY, Request("injection", preset))
     kinds = {run.experiment for run in plan.runs.values()}
-    assert kinds == {"relabel", "settings", "growth"}
+    assert kinds == {"relabel", "settings", "growth", "mdp", "games", "illustration"}
     seeds = {r.config.seed for r in plan.runs.values() if r.experiment == "relabel"}
     assert len(seeds) == (2 if preset == "smoke" else 10)
     around = [r.config for r in plan.runs.values() if r.experiment == "settings"]
@@ -269,22 +391,20 @@ def test_the_script_forks_where_it_says():
 
 
 def test_every_task_of_growth_costs_the_same():
-    from neoteny.studies.injection import _update_flops, growing
-
     costs = {}
     for arm in ("grow", "grow_whole", "large", "small"):
         config = GrowthConfig(data="digits", small=8, large=32, batch=64, tasks=4, steps_per_task=200, arm=arm)
         events = growth_script(config, tuple(growth_stream(config)))
-        grown = [i for i, event in enumerate(events) if isinstance(event, Intervene)]
-        assert len(grown) == (arm in ("grow", "grow_whole"))
+        events_grown = [i for i, event in enumerate(events) if isinstance(event, Intervene)]
+        assert len(events_grown) == (arm in ("grow", "grow_whole"))
         width = 32 if arm == "large" else 8
-        plain = _update_flops("digits", width, 64, None)
-        later = _update_flops("digits", 8, 64, growing(config)) if grown else plain
+        plain = update_flops("digits", width, 64, None)
+        later = update_flops("digits", 8, 64, growing(config)) if events_grown else plain
         steps = [event.steps for event in events if isinstance(event, Train)]
         costs[arm] = [steps[0] * plain, steps[1] * plain, steps[2] * later, steps[3] * later]
         assert later >= plain
     for arm, spent in costs.items():
-        np.testing.assert_allclose(spent, 200 * _update_flops("digits", 32, 64, None), rtol=0.01, err_msg=arm)
+        np.testing.assert_allclose(spent, 200 * update_flops("digits", 32, 64, None), rtol=0.01, err_msg=arm)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from device_loop import Corridor
-from neoteny.interventions import Redo, Reset, ShrinkPerturb
+from neoteny.interventions import Inject, Redo, Reset, ShrinkPerturb
 from neoteny.lab.store import Manifest, PackStore, StoreError
 from neoteny.learners import supervised
 from neoteny.learners.dqn import dqn
@@ -151,6 +151,38 @@ def test_commits_hold_new_rows_only_and_every_one_can_be_resumed(whole, monkeypa
         assert len(rows) == len(set(rows)) > 0
     stored = {block.file.path for block in manifest.blocks}
     assert stored == {f"blocks/{path.name}" for path in (tmp_path / "blocks").iterdir()}
+
+
+def test_an_agent_killed_before_or_after_an_injection_goes_on_bit_for_bit():
+    """Online, target, their pairs, moments, replay and environments are all in what is stored."""
+
+    def decaying(config):
+        optimizer = optax.chain(optax.add_decayed_weights(0.1), optax.rmsprop(1e-2, centered=True, momentum=0.9))
+        return dqn(mlp(4, [8, 6], 3), optimizer, target_period=3, before=optax.clip_by_global_norm(0.5))
+
+    def events(tasks):
+        first, _ = tasks
+        return (
+            Switch(first), Train(first, 7), Intervene(Inject("hidden2")), Train(first, 5),
+            Fork({"idle": (), "again": (Intervene(Inject("hidden1")),)}, then=(Train(first, 4),)),
+            Train(first, 4), Save("end", full=True),
+        )  # fmt: skip
+
+    uninterrupted = runner_of(events, make=decaying)
+    uninterrupted.check()
+    records, saves, ticks = finish(uninterrupted)
+    stops = [n for n, tick in enumerate(ticks) if tick.kind == "intervene"]
+    assert len(stops) == 2
+    for stop in (stops[0], stops[0] + 1, stops[1] + 1):
+        first = runner_of(events, make=decaying)
+        source, kept = first.ticks(), []
+        for _ in range(stop):
+            kept += next(source).records
+        second = runner_of(events, make=decaying)
+        second.restore(first.cursor, first.arrays())
+        rest, saves_rest, _ = finish(second)
+        assert kept + rest == records
+        same(saves["end"], saves_rest["end"])
 
 
 def test_a_damaged_block_is_named(tmp_path):

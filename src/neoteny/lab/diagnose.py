@@ -235,12 +235,16 @@ def scores_of(
 ) -> Scores:
     """The copies' curves from their training records.
 
-    Compared is the mean return of finished episodes, where there are episodes; else training accuracy; else the
-    training loss, with its sign changed. A copy that diverged has the worst value of any from then on.
+    Compared is the mean return of finished episodes; in an environment where none ends, the mean reward of a step; of
+    data, training accuracy, or the training loss with its sign changed. A copy that diverged has the worst value of
+    any from then on.
     """
     metrics = {record.metric for record in records}
-    episodic = {"train_episodes", "train_returns"} <= metrics
-    name = "return" if episodic else "accuracy" if "train_accuracy" in metrics else "loss"
+    acting = {"train_episodes", "train_returns"} <= metrics
+    ended = any(record.value > 0 for record in records if record.metric == "train_episodes")
+    episodic = acting and (ended or "train_reward" not in metrics)
+    known = (name for name in ("reward", "accuracy") if f"train_{name}" in metrics)
+    name = "return" if episodic else next(known, "loss")
     steps = sorted({record.step for record in records if record.metric.startswith("train_")})
     if not steps:
         raise UsageError("every copy diverged at once; there is nothing to compare")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from neoteny.tasks.experience import DeviceExperience
     from neoteny.tasks.host_experience import HostExperience
     from neoteny.tasks.sources import Minibatch
-    from neoteny.tasks.streams import Stream, Task
+    from neoteny.tasks.streams import Stream
     from neoteny.training.events import Event
 
 Axes = Mapping[str, Sequence[Any]]
@@ -31,8 +31,9 @@ class Experiment:
 
     config: a frozen dataclass of fields. axes(preset) -> {field: values}, whose product is the runs, or several such
     products.
-    stream(config) -> tasks and script(config, tasks) -> events are called once on the host, where Lane fields
-    are not there. learner(config) is called inside the traced program, where Lane fields are traced scalars.
+    stream(config) -> tasks (over arrays, or environments) and script(config, tasks) -> events are called once on the
+    host, where Lane fields are not there. learner(config) is called inside the traced program, where Lane fields are
+    traced scalars.
     source(config) -> how tasks are sampled, or how experience is gathered in environments. lanes: runs stepped together
     at most, where one lane's memory is large; None leaves it to whoever runs it.
     """
@@ -42,7 +43,7 @@ class Experiment:
     axes: Callable[[str], Axes | Sequence[Axes]]
     stream: Callable[[Any], Stream]
     learner: Callable[[Any], Learner]
-    script: Callable[[Any, tuple[Task, ...]], tuple[Event, ...]]
+    script: Callable[[Any, tuple[Any, ...]], tuple[Event, ...]]
     source: Callable[[Any], Minibatch | DeviceExperience | HostExperience] | None = None
     lanes: int | None = None
 

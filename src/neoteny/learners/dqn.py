@@ -40,7 +40,8 @@ def dqn(
     target_period: updates between copies of the online network. optimizer, regularizer, before: as in `supervised`.
 
     Metrics of an update: loss, value (mean over the batch of the greedy action's value), error (mean absolute TD
-    error), episodes and returns (those that ended meanwhile, and the sum of their returns).
+    error), episodes and returns (those that ended meanwhile, and the sum of their returns), reward (mean of a step
+    meanwhile).
     """
     maker = check_maker(maker)
     if target_period < 1:
@@ -99,7 +100,7 @@ def dqn(
         networks = {**state.networks, ONLINE: network}
         memory = {**state.memory, "rule": rule_state}
         new = LearnerState(networks, {ONLINE: states}, memory, state.followers, state.origin)
-        finished = {name: jnp.asarray(getattr(batch, name), jnp.float32) for name in ("episodes", "returns")}
+        finished = {name: jnp.asarray(getattr(batch, name), jnp.float32) for name in ("episodes", "returns", "reward")}
         return new, {"loss": value, **metrics, **finished}
 
     def periodic(state: LearnerState, clock: Clock) -> LearnerState:

@@ -32,6 +32,7 @@ class Transitions(NamedTuple):
     observations, next_observations: (batch, ...) as the network sees them. rewards: (batch,), the discounted sum of the
     steps between the two. discounts: (batch,), what the value of the next observation counts: gamma^n, 0 after
     termination. episodes, returns: () float32, episodes that ended since the last batch, and the sum of their returns.
+    reward: () float32, mean reward of a step since then.
     """
 
     observations: Any
@@ -41,6 +42,7 @@ class Transitions(NamedTuple):
     next_observations: Any
     episodes: Any = 0.0
     returns: Any = 0.0
+    reward: Any = 0.0
 
     @property
     def inputs(self) -> Array:

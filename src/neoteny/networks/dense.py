@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import equinox as eqx
+from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from neoteny.networks._checks import features_last, positive
 from neoteny.networks.initializers import Initializer, he, named_key
 from neoteny.networks.network import Layer
+
+FEW = 64
+"""Examples up to which a CPU multiplies weights by inputs and not inputs by weights: a quarter less for 32 of 1,024
+features, and a matrix times one vector needs no turned copy of the matrix.
+"""
 
 
 class Dense(Layer):
@@ -42,8 +48,20 @@ class Dense(Layer):
 
     def __call__(self, x, *, train=False, key=None):
         features_last(x, self.in_size, "Dense", "in_size")
-        y = x @ self.weight.T
+        y = _product(x, self.weight)
         return (y if self.bias is None else y + self.bias), self
+
+
+def _product(x: Array, weight: Array) -> Array:
+    """x W^T."""
+    if x.ndim != 2 or x.shape[0] > FEW:
+        return x @ weight.T
+    return lax.platform_dependent(x, weight, cpu=_weight_first, default=lambda x, weight: x @ weight.T)
+
+
+def _weight_first(x: Array, weight: Array) -> Array:
+    # Behind a barrier, or XLA would turn it into x W^T again.
+    return lax.optimization_barrier(weight @ x.T).T
 
 
 class Flatten(Layer):

@@ -88,14 +88,14 @@ def _basis(found: Diagnosis, scores: Scores) -> str:
 def _figures(scores: Scores) -> dict[str, tuple[str, str, Figure]]:
     """Name -> title, caption, figure."""
     rows = [
-        {"arm": arm, "seed": lane, "update": int(update), "value": float(value)}
+        {"arm": arm, "pair": lane, "update": int(update), "value": float(value)}
         for arm, curve in scores.curves.items()
         for lane, values in enumerate(curve)
         for update, value in zip(scores.updates, values, strict=True)
     ]
     looks = settings(pl.DataFrame({"arm": list(scores.curves)}), ("arm",))
     gains = [
-        {"arm": arm, "seed": lane, "value": float(value)}
+        {"arm": arm, "pair": lane, "value": float(value)}
         for arm in scores.curves
         if arm != "control"
         for lane, value in enumerate(scores.gain(arm))
@@ -104,12 +104,14 @@ def _figures(scores: Scores) -> dict[str, tuple[str, str, Figure]]:
     return {
         "curves": (
             "The copies while they train on",
-            "Mean over pairs of copies, each part of the horizon averaged. All copies of a pair have the same draws.",
+            "Mean over pairs of copies, each part of the horizon averaged. All copies of a pair have the same draws. "
+            "The placebo is left out: it begins as the control, and its gain is below.",
             curves(
-                pl.DataFrame(rows),
+                pl.DataFrame(rows).filter(pl.col("arm") != "placebo"),
                 x="update",
                 by=("arm",),
-                settings=looks,
+                seeds="pair",
+                settings={key: look for key, look in looks.items() if key != ("placebo",)},
                 x_label="updates since the fork",
                 y_label=metric,
             ),
@@ -117,10 +119,11 @@ def _figures(scores: Scores) -> dict[str, tuple[str, str, Figure]]:
         "gains": (
             "Gain over the untreated copy",
             "In the last tenth of the horizon. The placebo adds the pair of heads but trains the old one: its gain is "
-            "what rounding grows to.",
+            "what rounding grows to. Whiskers are Student's t; the answer's interval is a bootstrap from six pairs on.",
             intervals(
                 pl.DataFrame(gains),
                 by=("arm",),
+                seeds="pair",
                 settings={key: look for key, look in looks.items() if key != ("control",)},
                 value_label=f"gain in {metric}",
                 reference=0.0,

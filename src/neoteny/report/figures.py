@@ -253,11 +253,11 @@ def curves(
         for _, rows in panels
     ]
     direct = len(panels) == 1 and 1 < len(looks) <= FEW_SETTINGS
-    note = _seed_note([series.values for cell in drawn for series in cell.values()], level, "band")
+    note = _seed_note([series.values for cell in drawn for series in cell.values()], level, "band", _words(seeds))
     if any(series.diverged.any() for cell in drawn for series in cell.values()):
         note += " · × where a run diverged"
     if any(_partial(series.values).any() for cell in drawn for series in cell.values()):
-        note += " · dotted: some seeds missing"
+        note += f" · dotted: some {_words(seeds)}s missing"
     if show_seeds is None:
         most = max(len(series.values) for cell in drawn for series in cell.values())
         show_seeds = most <= FEW_SEEDS and len(looks) <= FEW_SETTINGS
@@ -389,7 +389,7 @@ def intervals(
                 )
             cell[key] = np.array([_finite(item) for item in part[y].to_list()])
         drawn.append(cell)
-    note = _seed_note([values[:, None] for cell in drawn for values in cell.values()], level, "interval")
+    note = _seed_note([values[:, None] for cell in drawn for values in cell.values()], level, "interval", _words(seeds))
     rows = []
     for cell in drawn:
         estimates = []
@@ -400,7 +400,7 @@ def intervals(
             values = cell[key]
             middle, low, high = (float(item) for item in mean_interval(values, level=level))
             left = int(np.isfinite(values).sum())
-            remark = "" if left == len(values) else f"{left} of {len(values)} seeds"
+            remark = "" if left == len(values) else f"{left} of {len(values)} {_words(seeds)}s"
             estimates.append(_Estimate(look, middle, low, high, values[np.isfinite(values)], remark))
         rows.append(estimates)
     names = ["" if panel is None else _name([panel], (name,)) for name, _ in panels]
@@ -652,12 +652,12 @@ def _words(column: str) -> str:
     return column.replace("_", " ")
 
 
-def _seed_note(tables: list[np.ndarray], level: float, kind: str) -> str:
+def _seed_note(tables: list[np.ndarray], level: float, kind: str, unit: str) -> str:
     counts = sorted({len(values) for values in tables})
     if counts == [1]:
-        return "one seed"
+        return f"one {unit}"
     many = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"mean of {many} seeds, {formats.number(100 * level)} % {kind} (Student t)"
+    return f"mean of {many} {unit}s, {formats.number(100 * level)} % {kind} (Student t)"
 
 
 def _grid(

@@ -4,6 +4,7 @@ from neoteny.learners.learner import Transitions
 from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.atari import Atari
 from neoteny.tasks.catalogue import load
+from neoteny.tasks.classification import ClassificationMDP, Goal, Labels
 from neoteny.tasks.environments import DeviceEnvironment, EnvironmentTask, HostEnvironment, environments
 from neoteny.tasks.experience import DeviceExperience, LinearEpsilon
 from neoteny.tasks.generated import teacher
@@ -47,12 +48,15 @@ __all__ = [
     "Arrays",
     "Atari",
     "Centred",
+    "ClassificationMDP",
     "DeviceEnvironment",
     "DeviceExperience",
     "EnvironmentTask",
+    "Goal",
     "Gymnax",
     "HostEnvironment",
     "HostExperience",
+    "Labels",
     "LinearEpsilon",
     "Minibatch",
     "PermutedPixels",

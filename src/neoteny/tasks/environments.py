@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from neoteny.tasks.arrays import Arrays
+from neoteny.tasks.sources import DataArrays
 from neoteny.tasks.streams import Stream
 
 
@@ -19,7 +21,8 @@ from neoteny.tasks.streams import Stream
 class Specification:
     """What an environment shows and takes.
 
-    shape: of one frame, channels last. dtype: frames are stored in it, "bool", "uint8" or "float32". actions: how many.
+    shape: of one frame, channels last. dtype: frames are stored in it, "bool", "uint8", "int32" or
+    "float32". actions: how many.
     time_limit: steps after which an episode is truncated, None for no limit.
     """
 
@@ -51,6 +54,23 @@ class DeviceEnvironment(abc.ABC):
     @abc.abstractmethod
     def specification(self) -> Specification:
         """Shapes and numbers, known without playing."""
+
+    @property
+    def data(self) -> Arrays | None:
+        """Arrays the environment is made of, given to its programs as arguments; None if there are none."""
+        return None
+
+    def draw(self, key: PRNGKeyArray, data: DataArrays | None) -> PyTree:
+        """What a lane draws once and keeps as long as it plays, whatever episodes it begins."""
+        return ()
+
+    def given(self, data: DataArrays | None, drawn: PyTree) -> DeviceEnvironment:
+        """This environment with its arrays and a lane's draw, inside a program; only that one is played."""
+        return self
+
+    def show(self, observations: Array) -> Array:
+        """Stored observations (batch, ...) as a network is shown them, before scaling."""
+        return observations
 
     @abc.abstractmethod
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, Array]:

@@ -53,10 +53,11 @@ def network_input(observations: Array) -> Array:
     return as_inputs(observations).astype(jnp.float32)
 
 
-def as_network_sees(batch: Transitions) -> Transitions:
-    """The batch with its observations as `network_input`."""
+def as_network_sees(batch: Transitions, show: Callable[[Array], Array] = lambda observations: observations):
+    """The batch with its observations as `show` gives them, as `network_input`."""
     return batch._replace(
-        observations=network_input(batch.observations), next_observations=network_input(batch.next_observations)
+        observations=network_input(show(batch.observations)),
+        next_observations=network_input(show(batch.next_observations)),
     )
 
 
@@ -75,17 +76,19 @@ class Playing(NamedTuple):
 
 
 class ExperienceState(NamedTuple):
-    """A device source between two batches."""
+    """A device source between two batches. drawn: what the environment drew for this lane."""
 
     playing: Playing
     replay: Replay
+    drawn: PyTree = ()
 
 
 class Finished(NamedTuple):
-    """Episodes that ended, and the sum of their returns."""
+    """Episodes that ended, the sum of their returns, and all rewards of the steps since."""
 
     episodes: Float32[Array, ""]
     returns: Float32[Array, ""]
+    rewards: Float32[Array, ""]
 
 
 @dataclass(frozen=True)
@@ -134,13 +137,17 @@ class Experience:
     def shapes(self, task: EnvironmentTask, count: int) -> Transitions:
         """The shapes of a batch of `count` transitions of one lane."""
 
-        def read() -> Transitions:
-            layout = self.layout(task)
-            batch = layout.sample(layout.empty(), jnp.int32(layout.fewest), jax.random.key(0), count)
-            none = jnp.zeros((), jnp.float32)
-            return as_network_sees(batch)._replace(episodes=none, returns=none)
+        return jax.eval_shape(lambda: self.empty(task, count))
 
-        return jax.eval_shape(read)
+    def empty(self, task: EnvironmentTask, count: int) -> Transitions:
+        """`count` transitions of one lane from an empty replay, inside a trace, for their shapes."""
+        layout, environment = self.layout(task), task.environment
+        batch = layout.sample(layout.empty(), jnp.int32(layout.fewest), jax.random.key(0), count)
+        none = jnp.zeros((), jnp.float32)
+        batch = batch._replace(episodes=none, returns=none, reward=none)
+        if isinstance(environment, DeviceEnvironment):
+            return as_network_sees(batch, environment.show)
+        return as_network_sees(batch)
 
     def layout(self, task: EnvironmentTask, segment: int | None = None, ends: int = 0) -> Layout:
         """How this source keeps the experience of a task."""
@@ -169,9 +176,9 @@ class DeviceExperience(Experience):
 
     # Protocol -----------------------------------------------------------------------------------------------------
 
-    def init(self, task: EnvironmentTask, key: PRNGKeyArray) -> ExperienceState:
-        """New episodes and an empty replay."""
-        return ExperienceState(self._begin(task, key, self.envs), self.layout(task).empty())
+    def init(self, task: EnvironmentTask, key: PRNGKeyArray, drawn: PyTree = ()) -> ExperienceState:
+        """New episodes and an empty replay; `drawn` is kept beside them."""
+        return ExperienceState(self._begin(task, key, self.envs), self.layout(task).empty(), drawn)
 
     def next(
         self, state: ExperienceState, task: EnvironmentTask, act: Act, clock: Clock, key: PRNGKeyArray
@@ -191,16 +198,21 @@ class DeviceExperience(Experience):
                 task, state.playing, act, epsilon, named_key(key, Purpose.EXPLORATION, at - before)
             )
             replay = layout.write(state.replay, at, slot, frame)
-            return ExperienceState(playing, replay), Finished(*(a + b for a, b in zip(finished, ended, strict=True)))
+            state = state._replace(playing=playing, replay=replay)
+            return state, Finished(*(a + b for a, b in zip(finished, ended, strict=True)))
 
-        none = Finished(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+        none = Finished(*(jnp.zeros((), jnp.float32) for _ in Finished._fields))
         state, finished = jax.lax.fori_loop(before, after, step, (state, none))
-        batch = self._drawn(layout, state.replay, after, named_key(key, Purpose.DATA), self.batch_size)
-        return state, batch._replace(episodes=finished.episodes, returns=finished.returns), (after - before) * self.envs
+        batch = self._drawn(task, layout, state.replay, after, named_key(key, Purpose.DATA), self.batch_size)
+        steps = (after - before) * self.envs
+        batch = batch._replace(
+            episodes=finished.episodes, returns=finished.returns, reward=finished.rewards / steps.astype(jnp.float32)
+        )
+        return state, batch, steps
 
     def sample(self, state: ExperienceState, task: EnvironmentTask, clock: Clock, key: PRNGKeyArray, count: int):
         """`count` transitions to look at, from the replay as it is before the update of this clock."""
-        return self._drawn(self.layout(task), state.replay, self.written(clock.task_update), key, count)
+        return self._drawn(task, self.layout(task), state.replay, self.written(clock.task_update), key, count)
 
     def evaluate(self, task: EnvironmentTask, act: Act, key: PRNGKeyArray, episodes: int) -> dict[str, Array]:
         """Mean return and length of as many episodes, played side by side in environments of their own.
@@ -232,8 +244,10 @@ class DeviceExperience(Experience):
 
     # Playing ------------------------------------------------------------------------------------------------------
 
-    def _drawn(self, layout: Layout, replay: Replay, written: Array, key: PRNGKeyArray, count: int) -> Transitions:
-        return as_network_sees(layout.sample(replay, written, key, count))
+    def _drawn(
+        self, task: EnvironmentTask, layout: Layout, replay: Replay, written: Array, key: PRNGKeyArray, count: int
+    ) -> Transitions:
+        return as_network_sees(layout.sample(replay, written, key, count), _device(task).show)
 
     def _begin(self, task: EnvironmentTask, key: PRNGKeyArray, envs: int) -> Playing:
         inner, first = jax.vmap(_device(task).reset)(jax.random.split(key, envs))
@@ -247,7 +261,7 @@ class DeviceExperience(Experience):
         """One step of all environments: the slot it fills, the frame seen after it, and episodes that ended."""
         environment, envs = _device(task), playing.age.shape[0]
         act_key, choice_key, random_key, world_key, reset_key = jax.random.split(key, 5)
-        greedy = act(network_input(as_observation(playing.frames)), act_key)
+        greedy = act(network_input(environment.show(as_observation(playing.frames))), act_key)
         anything = jax.random.randint(random_key, (envs,), 0, task.specification.actions)
         action = jnp.where(jax.random.uniform(choice_key, (envs,)) < epsilon, anything, greedy).astype(jnp.int32)
         inner, step = jax.vmap(environment.step)(playing.environment, action, jax.random.split(world_key, envs))
@@ -274,7 +288,9 @@ class DeviceExperience(Experience):
             cuts=playing.cuts + cut,
             score=jnp.where(ended, 0.0, score),
         )
-        finished = Finished(jnp.sum(ended.astype(jnp.float32)), jnp.sum(jnp.where(ended, score, 0.0)))
+        finished = Finished(
+            jnp.sum(ended.astype(jnp.float32)), jnp.sum(jnp.where(ended, score, 0.0)), jnp.sum(step.reward)
+        )
         return new, slot, step.frame, finished
 
 

@@ -67,10 +67,10 @@ class HostExperience(Experience):
                     "end where updates do"
                 )
 
-    def shapes(self, task: EnvironmentTask, count: int) -> Transitions:
-        """The shapes of a batch of `count` transitions of one lane."""
+    def empty(self, task: EnvironmentTask, count: int) -> Transitions:
+        """`count` transitions of one lane from an empty replay, inside a trace, for their shapes."""
         _host(task)
-        return super().shapes(task, count)
+        return super().empty(task, count)
 
     def bytes(self, task: EnvironmentTask) -> int:
         """Bytes of a lane's replay when it is full."""
@@ -180,8 +180,8 @@ class HostPlay:
     """The lanes of a pack on one task: emulators, what they show, and replays. It changes where it lies.
 
     rows: the rings (lanes, capacity, envs, ...). final: (lanes, finals, envs, *shape). cuts: (lanes, envs). written:
-    slots so far. segment: how often all episodes were cut off. finished: (2, lanes), episodes that ended since the last
-    batch and the sum of their returns.
+    slots so far. segment: how often all episodes were cut off. finished: (3, lanes), episodes that ended since the last
+    batch, the sum of their returns, and all rewards of the steps since.
     """
 
     def __init__(self, source: HostExperience, task: EnvironmentTask, seeds: Sequence[int], ends: int = 0):
@@ -193,7 +193,7 @@ class HostPlay:
         self.rows = Slot(*(np.zeros((lanes, *leaf.shape), leaf.dtype) for leaf in empty.ring.rows))
         self.final = np.zeros((lanes, *empty.final.shape), empty.final.dtype)
         self.cuts = np.zeros((lanes, source.envs), np.int32)
-        self.finished = np.zeros((2, lanes), np.float32)
+        self.finished = np.zeros((3, lanes), np.float32)
         self.written = self.segment = 0
         self._asked, self._ahead = 0, False
         self._emulators: list[Emulators] = []
@@ -224,9 +224,12 @@ class HostPlay:
             self._stretch(act)
         self._ahead = False
         rngs = [draws(seed, Purpose.BATCH, self.task.index, task_update) for seed in self.seeds]
-        batch = self._drawn(source.batch_size, rngs)._replace(episodes=self.finished[0], returns=self.finished[1])
         steps = source.period + (source.filling if task_update == 0 else 0)
         cost = Cost(steps * source.envs, self._asked * source.envs)
+        episodes, returns, rewards = self.finished
+        batch = self._drawn(source.batch_size, rngs)._replace(
+            episodes=episodes, returns=returns, reward=rewards / np.float32(cost.steps)
+        )
         self.finished, self._asked = np.zeros_like(self.finished), 0
         return batch, cost
 
@@ -241,7 +244,7 @@ class HostPlay:
         """`count` transitions of every lane to look at, the `number`-th time; nothing changes."""
         none = np.zeros(len(self.seeds), np.float32)
         rngs = [draws(seed, Purpose.PROBE, self.task.index, number) for seed in self.seeds]
-        return self._drawn(count, rngs)._replace(episodes=none, returns=none)
+        return self._drawn(count, rngs)._replace(episodes=none, returns=none, reward=none)
 
     def cut_off(self) -> None:
         """Cut off all episodes under way; before the next step emulators are made anew."""
@@ -370,7 +373,7 @@ class HostPlay:
             self.cuts[lane] += over & ~terminated
             table.score[lane] += step.reward
             # An episode that only the segment cuts off has no return to report.
-            self.finished[:, lane] += over.sum(), table.score[lane][over].sum()
+            self.finished[:, lane] += over.sum(), table.score[lane][over].sum(), step.reward.sum()
             table.seat(lane, step.frame, over, emulators)
         self.written += 1
         if self.written % self.layout_segment == 0:
@@ -384,7 +387,7 @@ class HostPlay:
             slots = first + rng.integers(0, length, count)
             envs = rng.integers(0, self.source.envs, count)
             batches.append(self.layout.read_frames(replay, slots, envs))
-        # The last two fields of a lane's batch are no arrays yet.
+        # The last three fields of a lane's batch are no arrays yet.
         fields = list(zip(*batches, strict=True))[:5]
         return Transitions(*(np.stack(parts) if len(parts) > 1 else parts[0][None] for parts in fields))
 

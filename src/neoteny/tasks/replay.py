@@ -169,7 +169,9 @@ class Layout:
         """`count` transitions, each drawn uniformly from all that can be, with replacement."""
         first, length = self.stretch(written)
         slot_key, env_key = jax.random.split(key)
-        slots = first + jax.random.randint(slot_key, (count,), 0, length)
+        # One draw of 32 bits, where `randint` takes two: probabilities differ by a factor of 1 + length / 2^32 at most.
+        bits = jax.random.bits(slot_key, (count,), jnp.uint32)
+        slots = first + (bits % jnp.asarray(length, jnp.uint32)).astype(jnp.int32)
         envs = jnp.zeros(count, jnp.int32) if self.envs == 1 else jax.random.randint(env_key, (count,), 0, self.envs)
         return self.read(replay, slots, envs)
 

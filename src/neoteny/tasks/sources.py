@@ -31,6 +31,10 @@ class TaskArrays(NamedTuple):
     count: Any
 
 
+Given = TaskArrays | DataArrays | None
+"""What programs are given of a task: a split of a data set, the arrays its environment is made of, or nothing."""
+
+
 class Ring(NamedTuple):
     """The newest rows of something endless, old ones overwritten in place.
 

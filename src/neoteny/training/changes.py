@@ -46,9 +46,8 @@ class Changes:
         self._programs, self._lanes, self._data, self._tracer = programs, lanes, data, tracer
 
     def draw(self, task: AnyTask) -> Any:
-        """Every lane's draw of the task over arrays."""
-        assert isinstance(task, Task)
-        return self._programs.draw(self._lanes, self._data.data(task), np.int32(task.draw), transform=task.transform)
+        """Every lane's draw of the task."""
+        return self._programs.draw(self._lanes, self._data.data(task), np.int32(task.draw), transform=shown(task))
 
     def experience(self, task: AnyTask, source: Any, play: HostPlay | None, clock: Clock, count: int) -> Any:
         """Every lane's experience in an environment to look at: `count` transitions of its replay.
@@ -62,7 +61,8 @@ class Changes:
             lanes = len(self._lanes.seeds)
             outline = self._tracer.batch_shape(task, count)
             return jax.tree.map(lambda leaf: jnp.zeros((lanes, *leaf.shape), leaf.dtype), outline)
-        return self._programs.experience(source, self._lanes, clock, transform=shown(task), count=count)
+        data = self._data.data(task)
+        return self._programs.experience(source, self._lanes, data, clock, transform=shown(task), count=count)
 
     def living(self, state: PackState, alive: np.ndarray) -> Any:
         """Learner states to look at: in dead lanes, their last finite networks."""

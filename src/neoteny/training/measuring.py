@@ -110,7 +110,10 @@ class Measurer:
             act = self._host.policy(learner, separately=self._tracer.lane_by_lane(task, learner))
             scored = self._source.evaluate(task, self._lanes.seeds.tolist(), act, episodes, int(update))
         else:
-            scored = self._programs.play(learner, self._lanes, update, transform=shown(task), episodes=episodes)
+            drawn, data = self._changes.draw(task), self._data.data(task)
+            scored = self._programs.play(
+                learner, self._lanes, drawn, data, update, transform=shown(task), episodes=episodes
+            )
         readings = [Reading(name, "", np.asarray(values, np.float64)) for name, values in scored.items()]
         length = next(reading.values for reading in readings if reading.metric == LENGTH)
         return _charged(readings, episodes * length * self._tracer.acting_flops(task, learner))

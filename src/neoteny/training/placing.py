@@ -8,8 +8,9 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from neoteny.tasks.environments import EnvironmentTask
-from neoteny.tasks.sources import DataArrays, TaskArrays
+from neoteny.tasks.arrays import Arrays
+from neoteny.tasks.environments import DeviceEnvironment, EnvironmentTask
+from neoteny.tasks.sources import DataArrays, Given, TaskArrays
 from neoteny.tasks.streams import Task, Transform
 from neoteny.training.events import AnyTask
 
@@ -28,10 +29,17 @@ def alike(task: AnyTask) -> Hashable:
     return shown(task)
 
 
+def data_of(task: AnyTask) -> Arrays | None:
+    """The data set a task is over, or its environment made of; None where there is none."""
+    if isinstance(task, Task):
+        return task.data
+    return task.environment.data if isinstance(task.environment, DeviceEnvironment) else None
+
+
 class PlacedData:
     """The arrays of a stream's tasks on the device; tasks over one data set share them, and their programs.
 
-    Environments have none.
+    Most environments have none.
     """
 
     def __init__(self, tasks: Sequence[AnyTask]):
@@ -50,19 +58,19 @@ class PlacedData:
         return max(self._capacity.values(), default=0)
 
     def data(self, task: AnyTask) -> DataArrays | None:
-        """The task's data set."""
-        if not isinstance(task, Task):
+        """The task's data set, or what its environment is made of."""
+        data = data_of(task)
+        if data is None:
             return None
-        data = task.data
         if id(data) not in self._device_arrays:
             with jax.ensure_compile_time_eval():  # real arrays, even when first asked for inside a trace
                 self._device_arrays[id(data)] = DataArrays(jax.device_put(data.inputs), jax.device_put(data.targets))
         return self._device_arrays[id(data)]
 
-    def arrays(self, task: AnyTask, split: str) -> TaskArrays | None:
-        """A split of the task for training; ValueError if it has no rows."""
+    def arrays(self, task: AnyTask, split: str) -> Given:
+        """A split of the task for training, or what its environment is made of; ValueError if it has no rows."""
         if not isinstance(task, Task):
-            return None
+            return self.data(task)
         rows = task.rows(split)
         if len(rows) == 0:
             raise ValueError(f"task {task.name!r} has no rows in its split {split!r}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -22,10 +23,10 @@ from neoteny.lab.configs import canonical, structure, traced_view
 from neoteny.learners.learner import Batch, Learner, LearnerState, attach, detach
 from neoteny.networks.network import Network
 from neoteny.probes.measurement import ViewProbe
-from neoteny.tasks.environments import EnvironmentTask
+from neoteny.tasks.environments import DeviceEnvironment, EnvironmentTask
 from neoteny.tasks.experience import as_network_sees, network_input
 from neoteny.tasks.replay import as_observation, as_observations
-from neoteny.tasks.sources import DataArrays, TaskArrays, take_batch
+from neoteny.tasks.sources import DataArrays, Given, TaskArrays, take_batch
 from neoteny.tasks.streams import Transform
 from neoteny.training.clock import Clock
 from neoteny.training.events import Reached
@@ -128,6 +129,13 @@ def _batch(data: DataArrays | None, shown: Transform | EnvironmentTask, drawn: P
     return jax.tree.map(lambda x: x[rows] if x.ndim else x, drawn)
 
 
+def given(shown: EnvironmentTask, data: DataArrays | None, drawn: PyTree) -> EnvironmentTask:
+    """The task with its environment's arrays and a lane's draw."""
+    if not isinstance(shown.environment, DeviceEnvironment):
+        return shown
+    return replace(shown, environment=shown.environment.given(data, drawn))
+
+
 def _map_lanes(function: Callable, *mapped):
     """vmap on accelerators; on a CPU one lane after another, as fast for large work and with the memory of one lane."""
     if jax.default_backend() != "cpu" or jax.tree.leaves(mapped)[0].shape[0] == 1:
@@ -184,16 +192,17 @@ class Programs:
         state, metrics = self.learner(values).update(learner_state, batch, key)
         return detach(state), metrics
 
-    def _next(self, state: PackState, values, seed, task: TaskArrays | None, clock: Clock, transform):
+    def _next(self, state: PackState, values, seed, task: Given, clock: Clock, transform):
         """A lane's source after the next batch, the batch, and the environment steps that took."""
         assert state.source is not None, "Train comes after Switch"
         key = named_key(root_key(seed), Purpose.BATCH, clock.task, clock.task_update)
         if isinstance(transform, Transform):
+            assert isinstance(task, TaskArrays)
             source, batch = self._source.next(state.source, task, transform, clock.task_update, key)
             return source, batch, jnp.zeros((), jnp.int32)
-        source, batch, cost = self._source.next(
-            state.source, transform, self._acting(state.learner, values), clock, key
-        )
+        assert not isinstance(task, TaskArrays)
+        playing = given(transform, task, state.source.drawn)
+        source, batch, cost = self._source.next(state.source, playing, self._acting(state.learner, values), clock, key)
         return source, batch, jnp.asarray(cost, jnp.int32)
 
     def _acting(self, learner_state: LearnerState, values) -> Callable[[Array, PRNGKeyArray], Array]:
@@ -204,7 +213,7 @@ class Programs:
         return lambda observations, key: act(learner_state, observations, key)
 
     def _step_lane(
-        self, state: PackState, values, seed, task: TaskArrays | None, clock: Clock, transform, until: Reached | None
+        self, state: PackState, values, seed, task: Given, clock: Clock, transform, until: Reached | None
     ) -> tuple[PackState, Array]:
         """One lane's next batch and update, and the environment steps they took."""
         source, batch, cost = self._next(state, values, seed, task, clock, transform)
@@ -258,7 +267,7 @@ class Programs:
             key = jax.random.fold_in(key, counter)
         return self._acting(leading, values)(network_input(as_observation(frames)), key)
 
-    def _follow_lane(self, state: PackState, values, seed, task: TaskArrays | None, clock: Clock, transform):
+    def _follow_lane(self, state: PackState, values, seed, task: Given, clock: Clock, transform):
         """A lane that is held through one update of the others: its source follows the shared clock."""
         source, _, cost = self._next(state, values, seed, task, clock, transform)
         return state._replace(source=source), cost
@@ -280,16 +289,20 @@ class Programs:
             held=jnp.zeros(count, bool),
         )
 
-    def draw_lane(self, seed, data: DataArrays, draw, transform: Transform) -> PyTree:
+    def draw_lane(self, seed, data: DataArrays | None, draw, transform: Transform | EnvironmentTask) -> PyTree:
         """One lane's draw of the task numbered `draw`."""
         key = named_key(root_key(seed), Purpose.DATA, draw)
-        return transform.draw(key, data.targets, data.inputs[0].size)
+        if isinstance(transform, Transform):
+            assert data is not None
+            return transform.draw(key, data.targets, data.inputs[0].size)
+        environment = transform.environment
+        return environment.draw(key, data) if isinstance(environment, DeviceEnvironment) else ()
 
     def batch_lane(self, seed, data: DataArrays, transform: Transform, size: int) -> Batch:
         """A batch of one lane's task, for shapes and costs."""
         return take_batch(data, transform, self.draw_lane(seed, data, 0, transform), jnp.zeros(size, jnp.int32))
 
-    def _switch(self, learner: LearnerState, lanes: Lanes, task: TaskArrays | None, draw, clock: Clock, transform):
+    def _switch(self, learner: LearnerState, lanes: Lanes, task: Given, draw, clock: Clock, transform):
         def lane(learner_state, values, seed):
             root = root_key(seed)
             key = named_key(root, Purpose.SWITCH, clock.task)
@@ -298,7 +311,10 @@ class Programs:
             if isinstance(transform, Transform):
                 source = self._source.init(task, transform, named_key(root, Purpose.DATA, draw))
             elif self._source.compiled:
-                source = self._source.init(transform, named_key(root, Purpose.ENVIRONMENT, clock.task))
+                assert not isinstance(task, TaskArrays)
+                drawn = self.draw_lane(seed, task, draw, transform)
+                key = named_key(root, Purpose.ENVIRONMENT, clock.task)
+                source = self._source.init(given(transform, task, drawn), key, drawn)
             else:
                 source = None  # emulators and their replay are no part of any program
             return detach(switched), source
@@ -306,7 +322,7 @@ class Programs:
         return _strong(jax.vmap(lane)(learner, lanes.values, lanes.seeds))
 
     def _chunk(
-        self, state: PackState, lanes: Lanes, task: TaskArrays | None, clock: Clock, steps, alive, transform, until
+        self, state: PackState, lanes: Lanes, task: Given, clock: Clock, steps, alive, transform, until
     ) -> tuple[PackState, Array, Array]:
         """At most `steps` updates; with `until`, none once every lane that is alive is held.
 
@@ -348,7 +364,7 @@ class Programs:
         networks = jax.vmap(_select)(alive, state.learner.networks, state.last_finite)
         return eqx.tree_at(lambda s: s.networks, state.learner, networks)
 
-    def _draw(self, lanes: Lanes, data: DataArrays, draw, transform: Transform) -> PyTree:
+    def _draw(self, lanes: Lanes, data: DataArrays | None, draw, transform: Transform | EnvironmentTask) -> PyTree:
         return jax.vmap(lambda seed: self.draw_lane(seed, data, draw, transform))(lanes.seeds)
 
     def score_lane(self, learner_state, values, batch: Batch) -> dict[str, Array]:
@@ -365,23 +381,35 @@ class Programs:
 
         return jax.vmap(lane)(learner_states, lanes.values, drawn)
 
-    def _experience(self, source, lanes: Lanes, clock: Clock, transform: EnvironmentTask, count: int):
+    def _experience(
+        self, source, lanes: Lanes, data: DataArrays | None, clock: Clock, transform: EnvironmentTask, count: int
+    ):
         """Every lane's experience to look at: `count` transitions of its replay."""
 
         def lane(source, seed):
             key = named_key(root_key(seed), Purpose.PROBE, clock.update, zlib.crc32(b"experience"))
-            return self._source.sample(source, transform, clock, key, count)
+            return self._source.sample(source, given(transform, data, source.drawn), clock, key, count)
 
         return _strong(jax.vmap(lane)(source, lanes.seeds))
 
-    def _play(self, learner_states, lanes: Lanes, update, transform: EnvironmentTask, episodes: int):
+    def _play(
+        self,
+        learner_states,
+        lanes: Lanes,
+        drawn,
+        data: DataArrays | None,
+        update,
+        transform: EnvironmentTask,
+        episodes: int,
+    ):
         """Scores of every lane in episodes of its own: {metric: (lanes,)}."""
 
-        def lane(learner_state, values, seed):
+        def lane(learner_state, values, seed, drawn):
             key = named_key(root_key(seed), Purpose.EVALUATE, update)
-            return self._source.evaluate(transform, self._acting(learner_state, values), key, episodes)
+            playing = given(transform, data, drawn)
+            return self._source.evaluate(playing, self._acting(learner_state, values), key, episodes)
 
-        return jax.vmap(lane)(learner_states, lanes.values, lanes.seeds)
+        return jax.vmap(lane)(learner_states, lanes.values, lanes.seeds, drawn)
 
     def features_lane(self, learner_state, values, batch: Batch) -> dict[str, Array]:
         """Every stage's output of one lane."""

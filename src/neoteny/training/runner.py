@@ -22,7 +22,7 @@ from neoteny.lab.study import Experiment
 from neoteny.learners.learner import LearnerState
 from neoteny.tasks.environments import EnvironmentTask, HostEnvironment
 from neoteny.tasks.host_experience import HostExperience, HostPlay
-from neoteny.tasks.sources import Minibatch, TaskArrays
+from neoteny.tasks.sources import Given, Minibatch
 from neoteny.tasks.streams import Task
 from neoteny.training.changes import Changes, ready
 from neoteny.training.clock import Clock
@@ -32,7 +32,7 @@ from neoteny.training.hosting import HostLoop, Stretch
 from neoteny.training.ledger import Ledger
 from neoteny.training.measuring import Measurer
 from neoteny.training.outlines import Outliner
-from neoteny.training.placing import PlacedData, shown
+from neoteny.training.placing import PlacedData, data_of, shown
 from neoteny.training.programs import Lanes, PackState, programs_for
 from neoteny.training.standing import Outline, Standing, arrays_of, from_arrays
 from neoteny.training.stepping import Stepper
@@ -228,7 +228,8 @@ class Runner:
     def data_sets(self) -> dict[str, str]:
         """Name -> digest of every data set the tasks use; of an emulator on the host, what it is."""
         found: dict[str, str] = {}
-        for data in {id(task.data): task.data for task in self.tasks if isinstance(task, Task)}.values():
+        used = [data for task in self.tasks if (data := data_of(task)) is not None]
+        for data in {id(data): data for data in used}.values():
             if found.setdefault(data.name, data.digest) != data.digest:
                 raise ValueError(f"two different data sets are both called {data.name!r}; give each a name of its own")
         for task in self.tasks:
@@ -429,7 +430,7 @@ class Runner:
             if over:
                 return
 
-    def _chunk(self, event: Train, arrays: TaskArrays | None, steps: int, remaining: int) -> tuple[PackState, Stretch]:
+    def _chunk(self, event: Train, arrays: Given, steps: int, remaining: int) -> tuple[PackState, Stretch]:
         """The state after at most so many of the updates that remain, and what they were."""
         here, transform = self.here, shown(event.task)
         separately = self.tracer.lane_by_lane(event.task, here.state.learner)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from neoteny.tasks.sources import TaskArrays
+from neoteny.tasks.sources import Given
 from neoteny.tasks.streams import Transform
 from neoteny.training.clock import Clock
 from neoteny.training.events import Reached
@@ -44,7 +44,7 @@ class Stepper:
     def chunk(
         self,
         state: PackState,
-        task: TaskArrays | None,
+        task: Given,
         clock: Clock,
         steps: int,
         alive: np.ndarray,
@@ -75,7 +75,7 @@ class Stepper:
         self,
         state: PackState,
         lane: int,
-        task: TaskArrays | None,
+        task: Given,
         clock: Clock,
         steps: int,
         transform: Any,
@@ -91,7 +91,7 @@ class Stepper:
         return self._programs.put(state, one, np.int32(lane)), done, clock
 
     def _follow(
-        self, state: PackState, lane: int, task: TaskArrays | None, clock: Clock, updates: int, transform: Any
+        self, state: PackState, lane: int, task: Given, clock: Clock, updates: int, transform: Any
     ) -> PackState:
         """The state after so many more updates of the other lanes."""
         if updates == 0:

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 
 from neoteny.learners.learner import Learner, LearnerState, attach, detach
 from neoteny.probes.measurement import LayerProbe, ViewProbe
+from neoteny.tasks.environments import EnvironmentTask
 from neoteny.tasks.streams import Task
 from neoteny.training.events import AnyTask, Intervene, Probe
 from neoteny.training.ledger import count_flops, runs_convolution
 from neoteny.training.placing import PlacedData, alike, shown
-from neoteny.training.programs import Bank, Lanes, PackState, Programs, acting
+from neoteny.training.programs import Bank, Lanes, PackState, Programs, acting, given
 
 
 def split_shapes(tree: Any) -> tuple[Any, Any]:
@@ -69,9 +70,15 @@ class Tracer:
                 self._data.data(task),
             )
 
-        place = ("batch", size, shown(task))
+        def look(seed, data):
+            alone = shown(task)
+            assert isinstance(alone, EnvironmentTask)
+            drawn = self._programs.draw_lane(seed, data, 0, alone)
+            return self._source.empty(given(alone, data, drawn), size)
+
+        place = ("batch", size, alike(task))
         if place not in self._found:
-            self._found[place] = self._source.shapes(shown(task), size)
+            self._found[place] = jax.eval_shape(look, self.seed, self._data.data(task))
         return self._found[place]
 
     def acting_flops(self, task: AnyTask, learner: Any) -> float:

@@ -17,6 +17,7 @@ from neoteny.lab.configs import Lane
 from neoteny.lab.study import Experiment, StudyFigure
 from neoteny.learners.learner import Learner
 from neoteny.probes import dead_units, dormant_units, feature_rank, weight_norm
+from neoteny.studies.injection.relabel import PARAMETERS, output_jump
 from neoteny.tasks.environments import environments
 from neoteny.tasks.host_experience import HostExperience
 from neoteny.tasks.streams import Stream
@@ -116,8 +117,6 @@ RECORDS = 5
 
 def script(config: AtariConfig, tasks: tuple[AnyTask, ...]) -> tuple[Event, ...]:
     """Train and evaluate in turn; after `inject_at` frames an injected copy goes the same way first."""
-    from neoteny.studies.injection import PARAMETERS, output_jump
-
     task = tasks[0]
     updates = config.evaluate_every // config.update_every
 

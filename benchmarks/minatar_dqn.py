@@ -1,7 +1,7 @@
 """MinAtar DQN: environment steps a second of neoteny and of a plain PyTorch loop on MinAtar's own package.
 
 Both play Breakout with sticky actions and all six actions, keep 100,000 steps, and make one update of 32 for every step
-with the network, optimiser and target period of Young & Tian 2019. See minatar.md.
+with the network, optimiser and target period of Young & Tian 2019. See minatar_dqn.md.
 """
 
 from __future__ import annotations
@@ -188,11 +188,13 @@ def main() -> None:
     contestants = [
         Process("neoteny, 1 lane", Neoteny, 1),
         Process(f"neoteny, {options.lanes} lanes", Neoteny, options.lanes),
+        # What `neoteny run` does: lanes alike spread over one process a core.
+        Process(f"neoteny, {options.lanes} lanes in {cores} processes", Neoteny, options.lanes // cores, copies=cores),
         *(Process(f"torch, {threads} thread(s)", Torch, threads) for threads in sorted({1, cores})),
         Process(f"torch, {cores} processes of one thread", Torch, 1, copies=cores),
     ]
     others = alternate(contestants, seconds=options.seconds, repeats=options.repeats)
-    singles = contestants[2:-1]
+    singles = [contestant for contestant in contestants if "thread(s)" in contestant.name]
     best = [min(blocks, key=lambda b: b.per_update) for blocks in zip(*(c.blocks for c in singles), strict=True)]
     results: dict[str, Any] = {"others_share_of_cpus": others}
     for contestant in contestants:
