@@ -102,6 +102,17 @@ def test_returns_are_those_of_whole_episodes():
     assert returns == 2 * 2 * (45 + 78 + 45 + 78)
 
 
+def test_the_reward_is_the_mean_of_all_steps_since_the_last_batch():
+    play = SMALL.start(EnvironmentTask("ladder", Ladder()), [0, 1])
+    before = 0
+    for update in range(19):
+        reward = play.next(policy, update)[0].reward
+        np.testing.assert_allclose(reward, play.rows.reward[:, before : play.written].mean(axis=(1, 2)), rtol=1e-6)
+        before = play.written
+    assert before == 20 + 2 * 19
+    assert not play.sample(4, 0).reward.any()
+
+
 def test_what_is_stored_at_a_boundary_goes_on_exactly():
     def begin():
         return SMALL.start(EnvironmentTask("ladder", Ladder()), [3, 4])

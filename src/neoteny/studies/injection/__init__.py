@@ -96,8 +96,8 @@ STUDY = Study(
     figures=(*FIGURES, *atari.FIGURES),
     presets={**PRESETS, **atari.PRESETS},
     notes=(
-        "The paper's experiments are on Atari; these are on labels that change, where loss of plasticity is known to "
-        "happen, on a classification MDP and on MinAtar.",
+        "The paper's experiments are on Atari; the claims are about labels that change, where loss of plasticity is "
+        "known to happen, a classification MDP and MinAtar. No claim is about the experiment `atari`.",
         "Copies share every draw with the untreated one. A copy that diverged counts with the worst value of any.",
         "Of several claims the paper's own numbers were not seen, only their direction: docs/studies/injection.md.",
     ),
