@@ -389,7 +389,7 @@ class HostPlay:
             batches.append(self.layout.read_frames(replay, slots, envs))
         # The last three fields of a lane's batch are no arrays yet.
         fields = list(zip(*batches, strict=True))[:5]
-        return Transitions(*(np.stack(parts) if len(parts) > 1 else parts[0][None] for parts in fields))
+        return Transitions(*(np.stack(parts) if len(batches) > 1 else parts[0][None] for parts in fields))
 
 
 def _check_fits(name: str, array: np.ndarray, held: np.ndarray) -> None:
