@@ -117,7 +117,7 @@ def neoteny_mean():
 def test_the_page_holds_table_figures_and_what_was_measured(directory, capsys):
     run = runs_of(directory)[0]
     assert main(["probe", f"{directory}:{run[:8]}:early", "--epochs", "1"]) == 0
-    folder = directory / "probes" / f"{run}-early"
+    folder = directory / "probes" / f"{run}-early-epochs-1"
     text = (folder / "report.html").read_text()
     assert text.startswith("<!DOCTYPE html>")
     for needed in ("hidden1", "hidden2", "linear probe", "Similarity of stages", f"{run}:early", "after 15 updates",
