@@ -10,14 +10,21 @@ import types
 from dataclasses import replace
 from pathlib import Path
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import neoteny
 from neoteny.cli import main
 from neoteny.interventions import ShrinkPerturb
 from neoteny.lab.checkpoint import find
+from neoteny.lab.layers import _answering
 from neoteny.lab.study import Study
+from neoteny.learners import supervised
+from neoteny.networks import head_per_task, mlp
 from neoteny.probes import LayerProbe
 from neoteny.tasks import single
 from neoteny.training import Intervene, Probe, Save, Switch, Train
@@ -121,7 +128,7 @@ def test_the_page_holds_table_figures_and_what_was_measured(directory, capsys):
     text = (folder / "report.html").read_text()
     assert text.startswith("<!DOCTYPE html>")
     for needed in ("hidden1", "hidden2", "linear probe", "Similarity of stages", f"{run}:early", "after 15 updates",
-                   "neoteny probe", "small"):  # fmt: skip
+                   "neoteny probe", "--epochs 1", "small"):  # fmt: skip
         assert needed in text
     assert "None" not in re.sub(r"data:[^\"]*", "", text)
     for name in ("linear_probe", "layers", "cka"):
@@ -201,3 +208,19 @@ def test_help_lists_the_options(capsys):
     with pytest.raises(SystemExit):
         main(["probe", "--help"])
     assert "--threshold" in capsys.readouterr().out
+
+
+def test_a_network_with_a_head_for_each_task_answers_with_that_of_the_task_measured_on():
+    learner = supervised(head_per_task(mlp(4, [3], 2), [2, 2]), optax.sgd(0.1))
+    state = eqx.filter_vmap(learner.init)(jax.random.split(jax.random.key(0), 1))
+    inputs = jnp.ones((5, 4))
+
+    def outputs(state):
+        return eqx.filter_vmap(lambda network: network(inputs).output)(state.networks["online"])
+
+    first, second = _answering(state, 0), _answering(state, 1)
+    assert state.networks["online"].stages[-1].task.value.tolist() == [0]
+    assert second.networks["online"].stages[-1].task.value.tolist() == [1]
+    np.testing.assert_array_equal(outputs(first), outputs(state))
+    assert not np.allclose(outputs(first), outputs(second))
+    np.testing.assert_array_equal(outputs(_answering(second, 0)), outputs(state))

@@ -84,6 +84,8 @@ def test_search_order(root, data):
         if candidate.format is formats.IDX:
             path.mkdir(parents=True, exist_ok=True)
             (path / "train-images-idx3-ubyte.gz").touch()
+        elif candidate.format is formats.IMAGE_FOLDER:
+            (path / "train" / "a class").mkdir(parents=True)
         elif candidate.format.title == "parquet folder":
             (path / "data").mkdir(parents=True)
             (path / "data" / "train.parquet").touch()
@@ -198,3 +200,9 @@ def test_hub_form_has_a_configuration(monkeypatch):
 def test_unknown_names(name, words):
     refused(lambda: catalogue.load(name), "no data set called", "cifar100", "hub:NAME", *words)
     refused(lambda: catalogue.find(name), "no data set called", *words)
+
+
+def test_a_path_without_its_kind_is_told_the_kinds(tmp_path):
+    path = tmp_path / "mine.npz"
+    path.touch()
+    refused(lambda: catalogue.load(str(path)), "is a path", f"npz:{path}", f"folder:{path}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -90,7 +90,7 @@ def _answering(learner: LearnerState, task: int) -> LearnerState:
     def one(network):
         return eqx.filter_vmap(lambda lane: use_head(lane, task))(network) if has_heads(network) else network
 
-    return dataclasses.replace(learner, networks={name: one(network) for name, network in learner.networks.items()})
+    return replace(learner, networks={name: one(network) for name, network in learner.networks.items()})
 
 
 def _other(name: str, own: Task) -> Task:

@@ -120,7 +120,7 @@ def load(name: str) -> Arrays:
 
 
 def _unknown(name: str) -> UsageError:
-    if Path(name).exists():
+    if name and Path(name).exists():
         forms = " or ".join(f"{prefix}:{name}" for prefix in ("npz", "parquet", "folder"))
         return UsageError(f"{name} is a path; say what it holds: {forms}")
     near = difflib.get_close_matches(name.lower(), [*KNOWN, *_PREFIXES], n=1, cutoff=0.5)

@@ -37,6 +37,9 @@ NARROW = {
 }
 """A VGG that two CPU cores can train: unlike in an MLP, its first layers do not separate the classes of CIFAR-10."""
 
+SETTLED = {**NARROW, "drops": (True,)}
+"""The same with the paper's schedule, whose drops of the rate let training settle."""
+
 RESNET = {**VGG, "network": ("resnet34",), "learning_rate": (0.1,), "epochs": (164,)}
 WHOLE = {"samples": (50_000,), "seed": (0, 1, 2)}
 """The paper's settings (section 3 of the specification), one for each family of networks."""
@@ -72,7 +75,7 @@ def families_axes(preset: str) -> list[dict]:
     if preset == "smoke":
         return []
     if preset == "quick":
-        return [{**NARROW, "samples": (5_000,), "epochs": (60,), "seed": FIVE, "controls": (True,)}]
+        return [{**SETTLED, "samples": (5_000,), "epochs": (60,), "seed": FIVE, "controls": (True,)}]
     reverse = {"data": ("cifar100",), "ood": ("cifar10",), "ood_classes": ("all",)}
     looked_at = [{**WHOLE, **family, **data, "controls": (True,)} for family in (VGG, RESNET) for data in ({}, reverse)]
     more_images = [{**WHOLE, **family, "data": ("cinic10",), "samples": (90_000,)} for family in (VGG, RESNET)]
@@ -97,7 +100,7 @@ def samples_axes(preset: str) -> dict | list[dict]:
         return {**SMOKE, "samples": (100,)}
     if preset == "paper":
         return {**WHOLE, **MLP, "depth": (10,), "samples": (12_500,)}
-    return {**NARROW, "ood": ("none",), "samples": (1_250,), "epochs": (150,), "seed": FIVE}
+    return {**SETTLED, "ood": ("none",), "samples": (1_250,), "epochs": (150,), "seed": FIVE}
 
 
 def dynamics_axes(preset: str) -> dict | list[dict]:
@@ -115,7 +118,7 @@ def swap_axes(preset: str) -> dict | list[dict]:
         return {**SMOKE, "ood": ("none",), "depth": (3, 4)}
     if preset == "paper":
         return {**WHOLE, **VGG, "ood": ("none",), "network": ("vgg19", "vgg16", "vgg11", "vgg9")}
-    return {**NARROW, "network": ("vgg11", "vgg7"), "ood": ("none",), "epochs": (50,), "seed": FIVE}
+    return {**SETTLED, "network": ("vgg11", "vgg7"), "ood": ("none",), "epochs": (50,), "seed": FIVE}
 
 
 depth = Experiment("depth", Config, depth_axes, stream, learner, depth_script, source)
