@@ -134,7 +134,7 @@ def _of_each_network(judge: Callable[[Runs], Verdict]) -> Callable[[pl.DataFrame
         if not able:
             reasons = "; ".join(f"{name}: {one.reason}" for name, one in found.items())
             return Verdict(Outcome.INCONCLUSIVE, None, None, 0, reasons, tuple(found.values()))
-        decided = all_of(able)
+        decided = able[0] if len(able) == 1 else all_of(able)
         reason = decided.reason + (f"; not judged by {', '.join(left)}: see its part" if left else "")
         return Verdict(decided.outcome, None, None, decided.n, reason, tuple(found.values()))
 
