@@ -12,6 +12,7 @@ from scipy import stats
 from neoteny.analysis import (
     Above,
     AllOf,
+    AtMost,
     Below,
     Equivalent,
     Interval,
@@ -58,6 +59,10 @@ def interval(low, high, n=5):
         (Equivalent(-1, 2), 2.1, 3.0, FAILS),
         (Equivalent(-1, 2), -3.0, -1.1, FAILS),
         (Equivalent(4, 4), 4.0, 4.0, HOLDS),
+        (AtMost(3), -1.0, 3.0, HOLDS),  # the bound is included, and there is none below
+        (AtMost(3), 2.0, 3.1, INCONCLUSIVE),
+        (AtMost(3), 3.0, 4.0, INCONCLUSIVE),
+        (AtMost(3), 3.1, 4.0, FAILS),
         (NonInferior(0.5), -0.4, 3.0, HOLDS),
         (NonInferior(0.5), -0.4, -0.1, HOLDS),  # worse, but by less than the margin
         (NonInferior(0.5), -0.5, 1.0, INCONCLUSIVE),

@@ -97,7 +97,8 @@ def _what_was_run(study: Study, results: Results) -> str:
     seconds = float(results.timings["seconds"].sum())
     return (
         f"Preset `{plan['preset']}` ({study.presets.get(plan['preset'], '')}): {finished} of {len(plan['runs'])} runs "
-        f"finished, in {formats.rough_duration(seconds)} ({', '.join(f'{k} {v}' for k, v in machine.items())}). "
+        f"finished, in {formats.rough_duration(seconds)} of {plan['workers']} processes side by side, added up "
+        f"({', '.join(f'{k} {v}' for k, v in machine.items())}). "
         "Intervals are 95 % over seeds. This section is written from the records by `neoteny report DIR --docs "
         "docs/studies`."
     )

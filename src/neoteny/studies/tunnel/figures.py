@@ -57,6 +57,7 @@ def _layer_figure(
     figure = draw(table, x="layer", by=("curve",), panel=panel, settings=looks, columns=2, x_label="layer", **labelled)
     for axes, name in zip(figure.axes, names, strict=False):
         cuts = [run.start().layer for run in runs if network_name(run) == name]
+        axes.tick_params(labelbottom=True)  # networks have different numbers of layers
         axes.axvline(float(np.mean(cuts)), color="#666c74", linewidth=1.0, linestyle=(0, (4, 2)), zorder=1.1)
     return figure
 
