@@ -21,13 +21,13 @@ import neoteny
 from neoteny.cli import main
 from neoteny.interventions import ShrinkPerturb
 from neoteny.lab.checkpoint import find
-from neoteny.lab.layers import _answering
 from neoteny.lab.study import Study
 from neoteny.learners import supervised
 from neoteny.networks import head_per_task, mlp
 from neoteny.probes import LayerProbe
 from neoteny.tasks import single
 from neoteny.training import Intervene, Probe, Save, Switch, Train
+from neoteny.training.stored import answering
 from training_cases import DATA, EXPERIMENT
 
 PROBE = LayerProbe("layers", epochs=4)
@@ -218,9 +218,9 @@ def test_a_network_with_a_head_for_each_task_answers_with_that_of_the_task_measu
     def outputs(state):
         return eqx.filter_vmap(lambda network: network(inputs).output)(state.networks["online"])
 
-    first, second = _answering(state, 0), _answering(state, 1)
+    first, second = answering(state, 0), answering(state, 1)
     assert state.networks["online"].stages[-1].task.value.tolist() == [0]
     assert second.networks["online"].stages[-1].task.value.tolist() == [1]
     np.testing.assert_array_equal(outputs(first), outputs(state))
     assert not np.allclose(outputs(first), outputs(second))
-    np.testing.assert_array_equal(outputs(_answering(second, 0)), outputs(state))
+    np.testing.assert_array_equal(outputs(answering(second, 0)), outputs(state))

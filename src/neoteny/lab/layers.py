@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +11,6 @@ from neoteny.errors import UsageError
 from neoteny.lab.checkpoint import Checkpoint, find
 
 if TYPE_CHECKING:
-    from neoteny.learners.learner import LearnerState
     from neoteny.probes import LayerTable
     from neoteny.tasks.streams import Task
     from neoteny.training.stored import Stored
@@ -45,12 +44,12 @@ def probe_checkpoint(text: str, options: Options) -> tuple[Path, str]:
         raise UsageError("give either --data or --task, not both")
     checkpoint = find(text)
     from neoteny.report.layers import describe, write_layers
-    from neoteny.training.stored import load
+    from neoteny.training.stored import answering, load
 
     stored = load(checkpoint)
     task = _task(stored, options)
-    if options.data is None:
-        stored = stored._replace(learner=_answering(stored.learner, task.index))
+    if options.data is None:  # a run may have looked back since, with another head
+        stored = stored._replace(learner=answering(stored.learner, task.index))
     table = _measure(checkpoint, stored, task, options)
     folder = options.out or checkpoint.directory / "probes" / _folder_name(checkpoint, options)
     path = write_layers(folder, table, _subject(checkpoint, stored, task, options))
@@ -79,18 +78,6 @@ def _task(stored: Stored, options: Options) -> Task:
     if not isinstance(own, Task):
         raise UsageError(f"{own.name} is an environment; layers are measured on data with labels, of another run")
     return own if options.data is None or options.task is not None else _other(options.data, own)
-
-
-def _answering(learner: LearnerState, task: int) -> LearnerState:
-    """The learner's networks with the head of this task in use, where they have one for each."""
-    import equinox as eqx
-
-    from neoteny.networks import has_heads, use_head
-
-    def one(network):
-        return eqx.filter_vmap(lambda lane: use_head(lane, task))(network) if has_heads(network) else network
-
-    return replace(learner, networks={name: one(network) for name, network in learner.networks.items()})
 
 
 def _other(name: str, own: Task) -> Task:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 
+from neoteny.interventions import UseHead
 from neoteny.lab.checkpoint import Checkpoint
 from neoteny.lab.execute import make_runner
 from neoteny.lab.store import Store, StoreError, discard
@@ -50,3 +51,8 @@ def load(checkpoint: Checkpoint) -> Stored:
     lane = slice(checkpoint.lane, checkpoint.lane + 1)
     one = jax.tree.map(lambda leaf: leaf[lane] if eqx.is_array(leaf) else leaf, learner)
     return Stored(alone, one, task, update)
+
+
+def answering(learner: LearnerState, task: int) -> LearnerState:
+    """A learner's state with a lane axis, the head of this task in use; one with a single head is as it was."""
+    return eqx.filter_vmap(lambda state: UseHead(task)(state, None))(learner)
