@@ -82,3 +82,10 @@ def finish(runner: Runner):
         saves |= tick.saves
         ticks.append(tick)
     return records, saves, ticks
+
+
+def same(one, other):
+    """Arrays of the same names, and equal bit for bit."""
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)

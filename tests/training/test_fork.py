@@ -21,7 +21,7 @@ from neoteny.tasks import random_labels
 from neoteny.training import Evaluate, Fork, Intervene, Probe, Reached, Save, Switch, Train
 from neoteny.training import runner as runner_module
 from neoteny.training.runner import Cursor
-from training_cases import DATA, EXPERIMENT, Config, finish, make_runner
+from training_cases import DATA, EXPERIMENT, Config, finish, make_runner, same
 
 CONFIGS = [Config(seed=seed) for seed in range(4)]
 
@@ -78,12 +78,6 @@ def runner_of(events, configs=CONFIGS, tasks=1):
         stream=lambda config: random_labels(DATA, tasks=tasks),
     )
     return make_runner(configs, experiment=experiment)
-
-
-def same(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
 def without(records, *fields):

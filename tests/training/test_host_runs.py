@@ -22,7 +22,7 @@ from neoteny.tasks.host_experience import HostExperience
 from neoteny.training import Evaluate, Fork, Intervene, Probe, Reached, Save, Switch, Train
 from neoteny.training import runner as runner_module
 from neoteny.training.runner import Cursor
-from training_cases import EXPERIMENT, Config, finish, make_runner
+from training_cases import EXPERIMENT, Config, finish, make_runner, same
 
 CONFIGS = [Config(seed=seed) for seed in range(3)]
 SOURCE = HostExperience(
@@ -67,12 +67,6 @@ def runner_of(events=script, configs=CONFIGS, make=learner, source=SOURCE, world
         source=lambda config: source,
     )
     return make_runner(configs, experiment=experiment, lanes=lanes)
-
-
-def same(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
 @pytest.fixture(scope="module")

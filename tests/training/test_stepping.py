@@ -20,7 +20,7 @@ from neoteny.training import Evaluate, Fork, Intervene, Probe, Reached, Save, Sw
 from neoteny.training import runner as runner_module
 from neoteny.training.ledger import runs_convolution
 from neoteny.training.tracing import Tracer
-from training_cases import EXPERIMENT, Config, finish, make_runner
+from training_cases import EXPERIMENT, Config, finish, make_runner, same
 
 RNG = np.random.default_rng(0)
 IMAGES = from_arrays(RNG.integers(0, 256, (48, 6, 6, 1), dtype=np.uint8), np.arange(48) % 3, name="images", test=16)
@@ -56,12 +56,6 @@ def runner_of(configs=CONFIGS, events=script, make=learner):
         source=lambda config: Minibatch(8),
     )
     return make_runner(configs, experiment=experiment)
-
-
-def same(one, other):
-    assert one.keys() == other.keys()
-    for name in one:
-        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
 @pytest.fixture
