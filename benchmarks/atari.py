@@ -30,7 +30,8 @@ from neoteny.tasks import HostExperience, LinearEpsilon, Stream, environments
 from neoteny.tasks.experience import as_network_sees, network_input
 from neoteny.tasks.replay import as_observation, as_observations
 from neoteny.training.events import Event, Switch, Train
-from neoteny.training.runner import Runner, Tick
+from neoteny.training.runner import Runner
+from ticking import Ticking
 
 GAME, CAPACITY, BATCH, FILLED = "pong", 20_000, 32, 4_000
 EPSILON, DISCOUNT, TARGET_PERIOD, RATE = 0.1, 0.99, 2_500, 1e-4
@@ -79,31 +80,11 @@ def _script(config: Config, tasks) -> tuple[Event, ...]:
 EXPERIMENT = Experiment("atari", Config, lambda preset: {}, _stream, _learner, _script, _source)
 
 
-class Neoteny:
-    """What a user gets: a `Runner` that trains on and on, with a record every 250 updates."""
+class Neoteny(Ticking):
+    """One lane, with a record every 250 updates."""
 
     def __init__(self, games: int, ahead: bool):
-        self._ticks = Runner(EXPERIMENT, [Config(games, ahead)], ["one"]).ticks()
-        self._loss, quiet, compiling = float("nan"), 0, 0.0
-        while quiet < 3:
-            tick = self._next()
-            compiling += tick.compile_seconds
-            quiet = quiet + 1 if tick.updates and tick.compilations == 0 else 0
-        self.detail: dict[str, Any] = {"compile_seconds": compiling}
-
-    def _next(self) -> Tick:
-        tick = next(self._ticks)
-        losses = [record.value for record in tick.records if record.metric == "train_loss"]
-        self._loss = float(np.mean(losses)) if losses else self._loss
-        return tick
-
-    def train(self, seconds: float) -> Block:
-        """Ticks until the time is over."""
-        start, cpu, done = time.perf_counter(), time.process_time(), 0
-        while time.perf_counter() - start < seconds:
-            done += self._next().updates
-        now = time.perf_counter() - start
-        return Block(now / done, now, time.process_time() - cpu, self._loss)
+        super().__init__(Runner(EXPERIMENT, [Config(games, ahead)], ["one"]))
 
 
 class StableBaselines:

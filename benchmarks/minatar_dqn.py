@@ -23,7 +23,8 @@ from neoteny.learners import Learner, dqn, minatar_rmsprop
 from neoteny.networks import minatar as network
 from neoteny.tasks import DeviceExperience, LinearEpsilon, Stream, environments, minatar
 from neoteny.training.events import Event, Switch, Train
-from neoteny.training.runner import Runner, Tick
+from neoteny.training.runner import Runner
+from ticking import Ticking
 
 GAME, CAPACITY, BATCH, FILLED = "breakout", 100_000, 32, 20_000
 EPSILON, DISCOUNT, TARGET_PERIOD, RATE = 0.1, 0.99, 1_000, 2.5e-4
@@ -64,33 +65,12 @@ def _script(config: Config, tasks) -> tuple[Event, ...]:
 EXPERIMENT = Experiment("minatar", Config, lambda preset: {}, _stream, _learner, _script, _source)
 
 
-class Neoteny:
-    """What a user gets: a pack of lanes that a `Runner` trains on and on, with a record every 1,000 updates."""
+class Neoteny(Ticking):
+    """A pack of lanes, with a record every 1,000 updates; one update a step of the environment."""
 
     def __init__(self, lanes: int):
         names = [f"lane-{seed}" for seed in range(lanes)]
-        self._ticks = Runner(EXPERIMENT, [Config(seed) for seed in range(lanes)], names).ticks()
-        self._loss, quiet, compiling = float("nan"), 0, 0.0
-        # Chunk lengths settle after the first chunks, and the record program is compiled at the first record.
-        while quiet < 3 or np.isnan(self._loss):
-            tick = self._next()
-            compiling += tick.compile_seconds
-            quiet = quiet + 1 if tick.compilations == 0 else 0
-        self.detail: dict[str, Any] = {"compile_seconds": compiling}
-
-    def _next(self) -> Tick:
-        tick = next(self._ticks)
-        losses = [record.value for record in tick.records if record.metric == "train_loss"]
-        self._loss = float(np.mean(losses)) if losses else self._loss
-        return tick
-
-    def train(self, seconds: float) -> Block:
-        """Ticks until the time is over; one update a step of the environment."""
-        start, cpu, done = time.perf_counter(), time.process_time(), 0
-        while time.perf_counter() - start < seconds:
-            done += self._next().updates
-        now = time.perf_counter() - start
-        return Block(now / done, now, time.process_time() - cpu, self._loss)
+        super().__init__(Runner(EXPERIMENT, [Config(seed) for seed in range(lanes)], names))
 
 
 class Torch:

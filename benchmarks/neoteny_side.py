@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -24,7 +23,8 @@ from neoteny.tasks.sources import DataArrays, Minibatch, TaskArrays
 from neoteny.tasks.streams import Stream, Unchanged, single
 from neoteny.training.events import Event, Switch, Train
 from neoteny.training.keys import Purpose, named_key, root_key
-from neoteny.training.runner import Runner, Tick
+from neoteny.training.runner import Runner
+from ticking import Ticking
 
 FOREVER = 10**9
 """Updates in the script; the benchmark stops asking for ticks long before."""
@@ -71,36 +71,11 @@ def make_runner(case: Case, lanes: int, record_every: int = 100) -> Runner:
     return Runner(EXPERIMENT, configs, [f"lane-{seed}" for seed in range(lanes)])
 
 
-class Neoteny:
-    """A pack that trains on and on."""
+class Neoteny(Ticking):
+    """A pack, with a record every 100 updates."""
 
     def __init__(self, case: Case, lanes: int):
-        self._runner = make_runner(case, lanes)
-        self._ticks: Iterator[Tick] = self._runner.ticks()
-        self._loss = float("nan")
-        compile_seconds, quiet, first = 0.0, 0, None
-        # Chunk lengths settle after the first chunks, and the record program is compiled at the first record.
-        while quiet < 5 or first is None:
-            tick = self._next()
-            compile_seconds += tick.compile_seconds
-            quiet = quiet + 1 if tick.compilations == 0 else 0
-            first = self._loss if first is None and np.isfinite(self._loss) else first
-        self.detail = {"compile_seconds": compile_seconds, "first_loss": first}
-
-    def _next(self) -> Tick:
-        tick = next(self._ticks)
-        losses = [record.value for record in tick.records if record.metric == "train_loss"]
-        if losses:
-            self._loss = float(np.mean(losses))
-        return tick
-
-    def train(self, seconds: float) -> Block:
-        """Ticks until the time is over: chunks, records of every 100 updates, checks for divergence."""
-        start, cpu, updates = time.perf_counter(), time.process_time(), 0
-        while time.perf_counter() - start < seconds or updates == 0:
-            updates += self._next().updates
-        now = time.perf_counter() - start
-        return Block(now / updates, now, time.process_time() - cpu, self._loss)
+        super().__init__(make_runner(case, lanes), quiet=5)
 
 
 class FirstUpdates(NamedTuple):
