@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import polars as pl
@@ -14,9 +14,11 @@ from neoteny.lab.plan import Request, make_plan
 from neoteny.studies.tunnel import STUDY, summary
 from neoteny.studies.tunnel.claims import CLAIMS
 from neoteny.studies.tunnel.figures import FIGURES
-from neoteny.studies.tunnel.settings import DYNAMICS, OOD_CLASSES, Config, class_order, main_data
+from neoteny.studies.tunnel.scripts import depth_script
+from neoteny.studies.tunnel.settings import DYNAMICS, OOD_CLASSES, Config, class_order, main_data, stream
 from neoteny.tasks import load, places
 from neoteny.tasks.subsets import class_numbers
+from neoteny.training import Fork
 
 SEEDS, CUT, DEPTHS = 5, 3, (6, 8, 10, 12)
 
@@ -506,3 +508,22 @@ def test_the_order_of_classes_and_the_classes_out_of_distribution_are_fixed():
     if places.locate(places.CIFAR100) is None:
         pytest.skip("needs NEOTENY_DATA with cifar100.npz")
     assert len(class_numbers(load("cifar100"), tuple(OOD_CLASSES.split(",")))) == 10
+
+
+def test_block_and_convolution_of_every_measurement_point_are_recorded():
+    config = Config(data="digits", ood="none", network="vgg7", controls=True, samples=100)
+    [data] = stream(config)
+    probes = [probe for event in depth_script(config, (data,)) for probe in getattr(event, "probes", ())]
+    found = {probe.name: probe.function(None) for probe in probes if probe.name in ("block", "convolution")}
+    assert found["block"] == {"conv1": 1, "conv2": 2, "conv3": 3, "conv4": 3}
+    assert found["convolution"] == {"conv1": 1, "conv2": 2, "conv3": 3, "conv4": 4}
+    dense = depth_script(replace(config, network="mlp"), (data,))
+    assert not {p.name for e in dense for p in getattr(e, "probes", ())} & {"block", "convolution"}
+
+
+def test_controls_on_fewer_images_measure_the_whole_test_split():
+    config = Config(data="digits", ood="none", samples=1_200, controls=True)
+    [controls] = [event for event in depth_script(config, tuple(stream(config)))[-1:] if isinstance(event, Fork)]
+    [event] = controls.branches["n 1000"]
+    assert event.samples is None
+    assert [probe.fit_samples for probe in event.probes] == [1_000]

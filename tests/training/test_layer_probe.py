@@ -288,3 +288,20 @@ def test_feature_probes_beside_keep_their_own_split():
     )
     assert {r.split for r in records if r.metric == "rank"} == {"train"}
     assert {r.split for r in records if r.metric == "linear_probe"} == {"test"}
+
+
+def test_fewer_rows_may_be_fitted_and_all_of_the_other_split_are_measured():
+    rows = DATA.splits["train"]
+    labels, tested = DATA.targets[rows], DATA.targets[DATA.splits["test"]]
+    part = len(rows) // 2
+    probe = LayerProbe("layers", (LayerMeasure.ACCURACY, LayerMeasure.RANK), fit_samples=part, **SETTINGS)
+    runner = make_runner(
+        [Config(seed=0)], experiment=experiment(train_and(lambda t: Probe(probe, on=t[0]), lambda t: Save("end")))
+    )
+    records, saves, _ = finish(runner)
+    (train, _), (test, _) = (features_of(runner, saves, 0, split) for split in ("train", "test"))
+    key = runner.measurer._layer_keys(20)[0].minibatches
+    for name, value in values(records, "linear_probe").items():
+        alone = linear_probe(train[name][:part], labels[:part], test[name], tested, key=key, **SETTINGS)
+        assert value == pytest.approx(alone, abs=1.01 / len(tested)), "rounding may move a sample"
+    assert set(values(records, "rank_samples").values()) == {len(tested)}

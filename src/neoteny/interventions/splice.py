@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from neoteny.interventions.draws import followers, fresh_moments, like, rebuilt, select, selected
-from neoteny.interventions.intervention import EMPTY, Intervention
+from neoteny.interventions.intervention import EMPTY, Context, Intervention
 from neoteny.interventions.reset import ONLINE, Moments
 from neoteny.learners.learner import LearnerState
 from neoteny.networks.heads import Heads, use_head
@@ -256,7 +256,7 @@ class UseHead(Intervention):
     task: int
     networks: tuple[str, ...] = ONLINE
 
-    def __call__(self, state, key, context=EMPTY):
+    def __call__(self, state: LearnerState, key: PRNGKeyArray | None, context: Context = EMPTY) -> LearnerState:
         del key
         named = [n for network in selected(state, self.networks) for n in (network, *followers(state, network))]
         return rebuilt(state, {name: use_head(state.networks[name], self.task) for name in named}, {})

@@ -93,11 +93,11 @@ class LayerMeasure(Enum):
 class LayerProbe:
     """Measures every hidden stage with the labels of a task: fitted on its split `fit`, measured on its split `test`.
 
-    The probes of one event share one pass of features. stages: which ones, in the network's order (empty: all but the
-    last stage). pool: "gap" averages over positions first. threshold: of the tunnel. tolerances: of the rank; the first
-    is recorded as `numerical_rank`, others with their value. rank_samples: test rows whose rank is taken (None: all).
-    similarity_samples: test rows compared by CKA. l2, epochs, learning_rate, batch_size, standardize: of the linear
-    probe.
+    The probes of one event share one pass of features. stages: which ones, in the network's order (empty: all but
+    the last stage). pool: "gap" averages over positions first. threshold: of the tunnel. tolerances: of the rank;
+    the first is recorded as `numerical_rank`, others with their value. fit_samples: the first so many rows of `fit`
+    (None: all). rank_samples: test rows whose rank is taken (None: all). similarity_samples: test rows compared by
+    CKA. l2, epochs, learning_rate, batch_size, standardize: of the linear probe.
     """
 
     name: str
@@ -108,6 +108,7 @@ class LayerProbe:
     pool: Literal["flat", "gap"] = "flat"
     threshold: float = 0.95
     tolerances: tuple[float, ...] = (1e-3,)
+    fit_samples: int | None = None
     rank_samples: int | None = None
     similarity_samples: int = 2_000
     l2: float = 1e-4

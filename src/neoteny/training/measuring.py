@@ -163,7 +163,8 @@ class Measurer:
         shapes = self._tracer.stage_shapes(task, learner)
         stages = probe.select(tuple(shapes))
         test = np.asarray(task.rows(probe.test)[: event.samples], np.int32)
-        train = np.asarray(task.rows(probe.fit)[: event.samples], np.int32) if probe.fits else test[:0]
+        fit = task.rows(probe.fit)[: probe.fit_samples][: event.samples]
+        train = np.asarray(fit, np.int32) if probe.fits else test[:0]
         labels = [
             LayerLabels(ours, theirs)
             for ours, theirs in zip(self._targets(task, drawn, train), self._targets(task, drawn, test), strict=True)

@@ -186,10 +186,10 @@ def _lengths(name: str, runs: Runs) -> list[Verdict]:
 CONTROLS = {
     "raw": "probes on features that are not standardised",
     "gap": "probes on features averaged over positions",
-    "n 1000": "probes of 1,000 training and 1,000 test images",
-    "n 5000": "probes of 5,000 training and 5,000 test images",
+    "n 1000": "probes of 1,000 training images",
+    "n 5000": "probes of 5,000 training images",
 }
-"""Branch of `depth` and `families` -> what is otherwise than in the claim; the accuracy is that on all test images."""
+"""Branch of `depth` and `families` -> what is otherwise than in the claim."""
 
 STRICT = 0.98
 """The threshold at which counter-checks cut the network (section 8 of the specification)."""

@@ -8,7 +8,7 @@ import optax
 
 from neoteny.learners.learner import Learner
 from neoteny.learners.supervised import supervised
-from neoteny.networks import Maker, he, head_per_task, mlp, resnet, torch_uniform, vgg
+from neoteny.networks import VGG, Maker, Point, ResNet, he, head_per_task, mlp, resnet, torch_uniform, vgg
 from neoteny.studies.tunnel.settings import Config, halves, main_data, source_data
 from neoteny.tasks.sources import Minibatch
 
@@ -75,6 +75,12 @@ def hidden_stages(config: Config) -> tuple[str, ...]:
     """The names of the measurement points, in order."""
     network = jax.eval_shape(maker(config, _input_shape(config), 2), jax.random.key(0))
     return network.names[:-1]
+
+
+def measurement_points(config: Config) -> tuple[Point, ...]:
+    """Of a convolutional network, with their places among its blocks and convolutions; none of an MLP."""
+    made = maker(config, _input_shape(config), 2)
+    return made.points() if isinstance(made, VGG | ResNet) else ()
 
 
 def _input_shape(config: Config) -> tuple[int, ...]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from neoteny.interventions import ResetOptimizer, Splice, UseHead, restored, spliced
-from neoteny.networks import Network
+from neoteny.networks import Network, Point
 from neoteny.probes import LayerMeasure, LayerProbe, NetworkProbe, ViewProbe, weight_change
-from neoteny.studies.tunnel.models import bound_of_updates, hidden_stages, updates_per_epoch
+from neoteny.studies.tunnel.models import bound_of_updates, hidden_stages, measurement_points, updates_per_epoch
 from neoteny.studies.tunnel.settings import DYNAMICS, DYNAMICS_SAMPLES, RHO, TOLERANCES, Config
 from neoteny.tasks.streams import Task
 from neoteny.training.events import Evaluate, Event, Fork, Intervene, Probe, Reached, Save, Switch, Train
@@ -91,6 +92,27 @@ def change_relative(network: Network, saved) -> dict[str, float]:
     return {name: change.relative for name, change in weight_change(saved["init"]["online"], network).items()}
 
 
+@dataclass(frozen=True)
+class PlaceNumber:
+    """The number of each measurement point that papers know it by: "block" or "convolution"."""
+
+    kind: Literal["block", "convolution"]
+    points: tuple[Point, ...]
+
+    def __call__(self, network: Network) -> dict[str, float]:
+        """{stage: number}; a dense stage has none."""
+        del network
+        numbers = {point.stage: getattr(point, self.kind) for point in self.points}
+        return {stage: float(number) for stage, number in numbers.items() if number is not None}
+
+
+def _places(config: Config) -> tuple[NetworkProbe, ...]:
+    """The block and the convolution of every measurement point; nothing of an MLP."""
+    points = measurement_points(config)
+    kinds: tuple[Literal["block", "convolution"], ...] = ("block", "convolution")
+    return tuple(NetworkProbe(kind, PlaceNumber(kind, points)) for kind in kinds) if points else ()
+
+
 RESETS = ViewProbe("reset_accuracy", reset_accuracy, saves=("init",))
 SWAPS = ViewProbe("swap_accuracy", swap_accuracy, saves=("task1", "task2"))
 CHANGES = (
@@ -115,7 +137,8 @@ def depth_script(config: Config, tasks: tuple[Task, ...]) -> tuple[Event, ...]:
         controls["gap"] = (Probe(_layers(config, ACCURACY, TUNNEL, pool="gap"), on=task),)
     for samples in (1_000, 5_000):
         if samples < len(task.rows("train")):
-            controls[f"n {samples}"] = (Probe(light, on=task, samples=samples),)
+            fewer = {"fit_samples": samples, "rank_samples": samples}
+            controls[f"n {samples}"] = (Probe(replace(light, **fewer), on=task),)
     return (
         Switch(task),
         Save("init"),
@@ -132,7 +155,7 @@ def _looks(config: Config, tasks: tuple[Task, ...]) -> tuple[Event, ...]:
         *_scores(tasks[0]),
         Probe(_layers(config, *LayerMeasure, tolerances=TOLERANCES), on=tasks[0]),
         *(Probe(_layers(config, ACCURACY), on=other) for other in tasks[1:]),
-        Probe(RESETS, *CHANGES, on=tasks[0], split="test"),
+        Probe(RESETS, *CHANGES, *_places(config), on=tasks[0], split="test"),
     )
 
 
