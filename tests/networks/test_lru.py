@@ -405,7 +405,7 @@ def test_a_network_learns_what_only_memory_can_tell():
     def learned(maker):
         network = maker(KEY)
         state = optimizer.init(eqx.filter(network, eqx.is_inexact_array))
-        for step in range(400):
+        for step in range(800):
             network, state = update(network, state, jax.random.fold_in(KEY, step))
         x, labels = draw(jax.random.key(1), 512)
         return float(jnp.mean(optax.softmax_cross_entropy_with_integer_labels(network(x).output, labels)))

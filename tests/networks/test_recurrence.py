@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from neoteny.networks.recurrence import Method, diagonal_recurrence, recurrence_step
+from neoteny.networks.recurrence import Method, diagonal_recurrence, planar_recurrence, recurrence_step
+from neoteny.networks.recurrence_kernels import as_complex, as_planes
 from neoteny.training.ledger import count_flops
 
 HERE = [method for method in Method if method is not Method.PALLAS]
@@ -380,16 +381,18 @@ def test_platforms_choose_their_own_way():
 
 
 @pytest.mark.parametrize("length", [40, 41, 45])
-def test_the_loops_on_a_cpu_copy_no_whole_array(length):
+@pytest.mark.parametrize("recurrence", [diagonal_recurrence, planar_recurrence])
+def test_the_loops_on_a_cpu_copy_no_whole_array(length, recurrence):
     lam, b, _, _ = (jnp.asarray(x, jnp.complex64) for x in problem(3, length, 5))
+    b = as_planes(b) if recurrence is planar_recurrence else b
 
     def both(lam, b, g):
-        h, pull = jax.vjp(functools.partial(diagonal_recurrence, method="sequential"), lam, b)
+        h, pull = jax.vjp(functools.partial(recurrence, method="sequential"), lam, b)
         return h, *pull(g)
 
     program = jax.jit(both).lower(lam, b, b).compile().as_text()
     loops, entry = program.split("ENTRY ")
-    whole = re.compile(rf"= c64\[1,3,{length},5\]\S* copy\(")
+    whole = re.compile(rf"= \w+\[1,3,{length},{b.shape[-1]}\]\S* copy\(")
     assert "while(" in loops + entry
     assert not whole.findall(loops)
     assert len(whole.findall(entry)) <= 2  # b and g belong to the caller
@@ -430,3 +433,86 @@ def test_what_does_not_fit_is_refused(change, message):
     arguments = {"lam": np.ones(3), "b": np.ones((2, 5, 3))} | change
     with pytest.raises(ValueError, match=message):
         diagonal_recurrence(arguments.pop("lam"), arguments.pop("b"), **arguments)
+
+
+# Planes ---------------------------------------------------------------------------------------------------
+
+
+def by_complex(lam, b, **arguments):
+    """What `planar_recurrence` means."""
+    initial = arguments.pop("initial", None)
+    start = None if initial is None else as_complex(initial)
+    return as_planes(diagonal_recurrence(lam, as_complex(b), initial=start, method="associative", **arguments))
+
+
+def planar_problem(*size):
+    lam, b, initial, reset = problem(*size)
+    return jnp.asarray(lam), as_planes(jnp.asarray(b)), as_planes(jnp.asarray(initial)), jnp.asarray(reset)
+
+
+@pytest.mark.parametrize("method", HERE)
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("length", [1, 2, 9, 10, 37])
+def test_planes_hold_the_same_numbers_and_derivatives(double, method, reverse, length):
+    lam, b, initial, reset = planar_problem(2, length, 3)
+    weights = planar_problem(2, length, 3)[1][::-1]
+    for mask in (None,) if method is Method.FFT else (None, reset):
+
+        def loss(recurrence, lam, b, initial, mask=mask, **how):
+            h = recurrence(lam, b, initial=initial, reset=mask, reverse=reverse, **how)
+            return jnp.sum(weights * h**2), h
+
+        ours = jax.value_and_grad(functools.partial(loss, planar_recurrence, method=method), (0, 1, 2), has_aux=True)
+        theirs = jax.value_and_grad(functools.partial(loss, by_complex), (0, 1, 2), has_aux=True)
+        for mine, exact in zip(
+            jax.tree.leaves(ours(lam, b, initial)), jax.tree.leaves(theirs(lam, b, initial)), strict=True
+        ):
+            np.testing.assert_allclose(mine, exact, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("method", ["auto", "chunked"])
+def test_forward_mode_and_second_derivatives_in_planes(double, method):
+    lam, b, initial, reset = planar_problem(2, 11, 3)
+    parts = as_planes(lam)
+
+    def scalar(recurrence, parts, b, initial, **how):
+        return jnp.sum(jnp.sin(recurrence(as_complex(parts), b, initial=initial, reset=reset, **how)))
+
+    ours = functools.partial(scalar, planar_recurrence, method=method)
+    theirs = functools.partial(scalar, by_complex)
+    arguments = (parts, b, initial)
+    directions = tuple(jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape) for x in arguments)
+
+    def all_derivatives(f):
+        gradient = jax.grad(f, (0, 1, 2))
+        forward_over_reverse = jax.jvp(gradient, arguments, directions)
+        reverse_over_forward = jax.grad(lambda *x: jax.jvp(f, x, directions)[1], (0, 1, 2))(*arguments)
+        reverse_over_reverse = jax.vjp(gradient, *arguments)[1](directions)
+        return jax.jvp(f, arguments, directions), forward_over_reverse, reverse_over_forward, reverse_over_reverse
+
+    for mine, exact in zip(
+        jax.tree.leaves(all_derivatives(ours)), jax.tree.leaves(all_derivatives(theirs)), strict=True
+    ):
+        np.testing.assert_allclose(mine, exact, rtol=1e-9, atol=1e-11)
+
+
+def test_lanes_in_planes_are_single_recurrences(double):
+    lam, b, _, _ = planar_problem(3, 12, 2)
+    lams = jnp.stack((lam, 0.5 * lam))
+    mapped = jax.vmap(planar_recurrence)(lams, jnp.stack((b, 2 * b)))
+    np.testing.assert_allclose(mapped[0], planar_recurrence(lam, b), rtol=1e-12)
+    np.testing.assert_allclose(mapped[1], 2 * planar_recurrence(0.5 * lam, b), rtol=1e-12)
+
+
+def test_planes_are_counted_and_refused_as_complex_numbers_are():
+    lam, b, initial, _ = planar_problem(2, 16, 3)
+    lam, b = lam.astype(jnp.complex64), b.astype(jnp.float32)
+    assert count_flops(planar_recurrence, lam, b) == 8 * b.size / 2
+    with pytest.raises(ValueError, match="2 state"):
+        planar_recurrence(lam, b[..., :5])
+    with pytest.raises(ValueError, match="must be real"):
+        planar_recurrence(lam, b.astype(jnp.complex64))
+    with pytest.raises(ValueError, match="initial must be"):
+        planar_recurrence(lam, b, initial=initial[:, :3])
+    assert planar_recurrence(lam, b).dtype == jnp.float32
+    assert planar_recurrence(lam, b[:, :0]).shape == (2, 0, 6)

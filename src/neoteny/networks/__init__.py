@@ -59,7 +59,7 @@ from neoteny.networks.network import (
 )
 from neoteny.networks.normalization import BatchNorm, GroupNorm, LayerNorm, Norm, Normalizer
 from neoteny.networks.points import Point
-from neoteny.networks.recurrence import Method, diagonal_recurrence, recurrence_step
+from neoteny.networks.recurrence import Method, diagonal_recurrence, planar_recurrence, recurrence_step
 from neoteny.networks.recurrent import SLOW, Mixer, RecurrentLayer
 from neoteny.networks.residual_sequence import (
     GLU,
@@ -158,6 +158,7 @@ __all__ = [
     "nature",
     "orthogonal",
     "output_size",
+    "planar_recurrence",
     "recurrence_step",
     "relu",
     "resnet",

@@ -55,13 +55,22 @@ class Dense(Layer):
 def _product(x: Array, weight: Array) -> Array:
     """x W^T."""
     if x.ndim != 2 or x.shape[0] > FEW:
-        return x @ weight.T
+        return product_of_rows(x, weight.T)
     return lax.platform_dependent(x, weight, cpu=_weight_first, default=lambda x, weight: x @ weight.T)
 
 
 def _weight_first(x: Array, weight: Array) -> Array:
     # Behind a barrier, or XLA would turn it into x W^T again.
     return lax.optimization_barrier(weight @ x.T).T
+
+
+def product_of_rows(x: Float[Array, "*rows inputs"], kernel: Float[Array, "inputs outputs"]) -> Array:
+    """x @ kernel with all axes of x but the last as one.
+
+    The same numbers; the gradient of the kernel is then a product that XLA reads as it lies. With several axes of rows
+    it first turns the cotangent: 8.8 ms against 6.7 forwards and backwards for 8 x 1,024 rows of 128 to 256.
+    """
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 class Flatten(Layer):

@@ -20,9 +20,11 @@ from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from neoteny.networks._checks import positive
 from neoteny.networks.activations import ActivationFunction, check_activation, identity, relu, tanh
+from neoteny.networks.dense import product_of_rows
 from neoteny.networks.initializers import named_key
 from neoteny.networks.network import Layer
-from neoteny.networks.recurrence import diagonal_recurrence, recurrence_step
+from neoteny.networks.recurrence import planar_recurrence, recurrence_step
+from neoteny.networks.recurrence_kernels import as_complex, as_planes
 from neoteny.networks.recurrent import RecurrentLayer, kept, over_sequences
 
 Scalar = float | Float[Array, ""]
@@ -211,7 +213,7 @@ class LRU(RecurrentLayer):
     def __call__(self, x, *, train=False, key=None):
         def run(u):
             b, directions = self._driven(u), (False, True) if self.bidirectional else (False,)
-            return self._read([diagonal_recurrence(self.lam, b, reverse=reverse) for reverse in directions], u)
+            return self._read([planar_recurrence(self.lam, b, reverse=reverse) for reverse in directions], u)
 
         return over_sequences(self, x, run, "LRU", self.width)
 
@@ -220,35 +222,34 @@ class LRU(RecurrentLayer):
 
     def unroll(self, x, state, *, reset=None):
         self._one_way()
-        h = diagonal_recurrence(self.lam, self._driven(x), initial=state, reset=reset)
-        return self._read([h], x), h[:, -1]
+        h = planar_recurrence(self.lam, self._driven(x), initial=as_planes(state), reset=reset)
+        return self._read([h], x), as_complex(h[:, -1])
 
     def step(self, x, state, *, reset=None):
         self._one_way()
-        h = recurrence_step(self.lam, state, self._driven(x), reset=reset)
-        return self._read([h], x), h
+        h = recurrence_step(self.lam, state, as_complex(self._driven(x)), reset=reset)
+        return self._read([as_planes(h)], x), h
 
     def states(self, u: Float[Array, "batch length width"]) -> Complex[Array, "batch length state"]:
         """The states h of sequences, forwards."""
-        return diagonal_recurrence(self.lam, self._driven(u))
+        return as_complex(planar_recurrence(self.lam, self._driven(u)))
 
     def _one_way(self) -> None:
         if self.bidirectional:
             raise ValueError("a bidirectional layer needs the whole sequence; it has no state to step from")
 
     def _driven(self, u: Array) -> Array:
-        """gamma * (B u): one real product for both parts, with gamma in the small factor."""
+        """gamma * (B u) in planes: one real product for both parts, with gamma in the small factor."""
         weight = jnp.stack((self.B_re, self.B_im), axis=1)
         if self.gamma_log is not None:
             weight = weight * jnp.exp(self.gamma_log)
-        both = u @ weight.reshape(self.width, 2 * self.state)
-        return lax.complex(both[..., : self.state], both[..., self.state :])
+        return product_of_rows(u, weight.reshape(self.width, 2 * self.state))
 
     def _read(self, states: list[Array], u: Array) -> Array:
-        """Re(C h) + D u: Re and Im of all directions side by side, so one real product again."""
-        parts = jnp.concatenate([part for h in states for part in (h.real, h.imag)], axis=-1)
-        weight = jnp.stack((self.C_re, -self.C_im), axis=1).reshape(-1, self.width)
-        return parts @ weight + self.D * u
+        """Re(C h) + D u of the states in planes: one real product a direction."""
+        weights = jnp.concatenate((self.C_re, -self.C_im), axis=1)
+        read = (product_of_rows(h, weight) for h, weight in zip(states, weights, strict=True))
+        return sum(read, self.D * u)
 
 
 class DenseRecurrence(RecurrentLayer):
@@ -294,8 +295,8 @@ class DenseRecurrence(RecurrentLayer):
             return h, h
 
         cuts = None if reset is None else reset.T
-        state, h = lax.scan(step, state, (jnp.swapaxes(x @ self.B, 0, 1), cuts))
-        return jnp.swapaxes(h, 0, 1) @ self.C + self.D * x, state
+        state, h = lax.scan(step, state, (jnp.swapaxes(product_of_rows(x, self.B), 0, 1), cuts))
+        return product_of_rows(jnp.swapaxes(h, 0, 1), self.C) + self.D * x, state
 
     def step(self, x, state, *, reset=None):
         h = self.activation(kept(reset, state) @ self.A + x @ self.B)

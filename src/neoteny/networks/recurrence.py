@@ -18,9 +18,10 @@ import jax.numpy as jnp
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jaxtyping import Array, Bool, Inexact
+from jaxtyping import Array, Bool, Complex, Float, Inexact
 
 from neoteny.networks import recurrence_kernels as kernels
+from neoteny.networks.recurrence_kernels import Numbers
 
 
 class Method(enum.Enum):
@@ -67,16 +68,54 @@ def diagonal_recurrence(
     episodes: nothing passes into them, neither forwards nor in derivatives, be it NaN. Differentiable to any order in
     both modes by lam, b and initial. Orvieto et al. 2023, eq. 5 and section 3. ValueError for shapes that do not fit.
     """
-    method = as_method(method)
     lam, b = jnp.asarray(lam), jnp.asarray(b)
     dtype = jnp.result_type(lam, b, *(() if initial is None else (initial,)), jnp.bfloat16)
     if lam.ndim != 1 or b.ndim != 3 or b.shape[-1] != lam.shape[0]:
         raise ValueError(f"lam must be (state,) and b (batch, length, state); got {lam.shape} and {b.shape}")
-    batch, length, state = b.shape
+    return _bound(lam.astype(dtype), b.astype(dtype), initial, reset, reverse, method, Numbers.PLAIN)
+
+
+def planar_recurrence(
+    lam: Complex[Array, " state"],
+    b: Float[Array, "batch length planes"],
+    *,
+    initial: Float[Array, "batch planes"] | None = None,
+    reset: Bool[Array, "batch length"] | None = None,
+    reverse: bool = False,
+    method: MethodLike = Method.AUTO,
+) -> Float[Array, "batch length planes"]:
+    """`diagonal_recurrence` of complex states in real arrays: of b, `initial` and h the last axis has the real parts of
+    all states and then their imaginary parts, planes = 2 state.
+
+    Real products give and take such arrays as they are; joining them to complex ones and splitting those again moves
+    more memory than the recurrence itself. Everything else is as there, derivatives of every order included.
+    """
+    lam, b = jnp.asarray(lam), jnp.asarray(b)
+    if lam.ndim != 1 or b.ndim != 3 or b.shape[-1] != 2 * lam.shape[0]:
+        raise ValueError(f"lam must be (state,) and b (batch, length, 2 state); got {lam.shape} and {b.shape}")
+    if jnp.iscomplexobj(b):
+        raise ValueError("b must be real, the real parts of all states and then the imaginary ones; it is complex")
+    dtype = jnp.result_type(lam.real, b, *(() if initial is None else (initial,)), jnp.bfloat16)
+    parts = jnp.concatenate((lam.real, lam.imag)).astype(dtype)
+    return _bound(parts, b.astype(dtype), initial, reset, reverse, method, Numbers.PLANES)
+
+
+def _bound(
+    lam: Array,
+    b: Array,
+    initial: Array | None,
+    reset: Array | None,
+    reverse: bool,
+    method: MethodLike,
+    numbers: Numbers,
+) -> Array:
+    """The primitive of a single group; ValueError for what does not fit lam and b."""
+    method = as_method(method)
+    batch, length, entries = b.shape
     if initial is None:
-        start = jnp.zeros((batch, state), dtype)
+        start = jnp.zeros((batch, entries), b.dtype)
     else:
-        start = _fitting(jnp.asarray(initial), (batch, state), "initial", "(batch, state)")
+        start = _fitting(jnp.asarray(initial), (batch, entries), "initial", "(batch, state)").astype(b.dtype)
     if reset is not None:
         reset = _fitting(jnp.asarray(reset), (batch, length), "reset", "(batch, length)")
         if reset.dtype != jnp.bool_:
@@ -84,10 +123,10 @@ def diagonal_recurrence(
         if method is Method.FFT:
             raise ValueError("method 'fft' cannot reset the state; use another")
     if length == 0:
-        return b.astype(dtype)
-    operands = (lam.astype(dtype)[None], b.astype(dtype)[None], start.astype(dtype)[None])
+        return b
     masks = () if reset is None else (reset[None],)
-    return _recurrence_p.bind(*operands, *masks, reverse=bool(reverse), method=method)[0]
+    operands = (lam[None], b[None], start[None], *masks)
+    return _recurrence_p.bind(*operands, reverse=bool(reverse), method=method, numbers=numbers)[0]
 
 
 def recurrence_step(
@@ -123,7 +162,6 @@ _cotangent_p = Primitive("diagonal_recurrence_cotangent")
 _cotangent_p.multiple_results = True
 
 _METHODS: dict[Method, Callable[..., Array]] = {
-    Method.SEQUENTIAL: kernels.sequential,
     Method.ASSOCIATIVE: kernels.associative,
     Method.CHUNKED: kernels.chunked,
     Method.FFT: kernels.fft,
@@ -140,49 +178,64 @@ def _masks(reset: Array | None) -> tuple[Array, ...]:
     return () if reset is None else (reset,)
 
 
-def _tangent_by_parts(lam, h, initial, masks, lam_tangent, b_tangent, initial_tangent, *, reverse, method):
+def _tangent_by_parts(
+    lam, h, initial, masks, lam_tangent, b_tangent, initial_tangent, *, reverse, method, numbers: Numbers
+):
     """What `tangent` means, in terms of the recurrence."""
     entering = kernels.previous(h, initial, _one_mask(masks), reverse=reverse)
-    source = b_tangent + lam_tangent[:, None, None] * entering
-    return _recurrence_p.bind(lam, source, initial_tangent, *masks, reverse=reverse, method=method)
+    changed = numbers.multiplier(numbers.opened(lam_tangent)[:, None, None])
+    source = b_tangent + numbers.closed(changed(numbers.opened(entering)))
+    return _recurrence_p.bind(lam, source, initial_tangent, *masks, reverse=reverse, method=method, numbers=numbers)
 
 
-def _cotangent_by_parts(lam, h, initial, masks, cotangent, *, reverse, method):
+def _cotangent_by_parts(lam, h, initial, masks, cotangent, *, reverse, method, numbers: Numbers):
     """What `cotangent` means, in terms of the recurrence."""
     reset = _one_mask(masks)
-    passing = _masks(kernels.leaving(reset, reverse=reverse))
-    zero = jnp.zeros_like(initial)
-    d = _recurrence_p.bind(lam, cotangent, zero, *passing, reverse=not reverse, method=method)
+    d, into = _transposed(
+        lam, cotangent, jnp.zeros_like(initial), reset, reverse=reverse, method=method, numbers=numbers
+    )
     entering = kernels.previous(h, initial, reset, reverse=reverse)
+    terms = numbers.pairing(numbers.opened(entering), numbers.opened(d))
+    total = numbers.paired(tuple(jnp.sum(term, axis=(1, 2)) for term in terms))
+    return [numbers.closed(total), d, into]
+
+
+def _transposed(lam, cotangent, zero, reset, *, reverse, method, numbers: Numbers):
+    """The cotangents of b and of the initial state."""
+    factor = numbers.adjoint(numbers.opened(lam))
+    back = numbers.closed(factor)
+    passing = _masks(kernels.leaving(reset, reverse=reverse))
+    d = _recurrence_p.bind(back, cotangent, zero, *passing, reverse=not reverse, method=method, numbers=numbers)
     first = -1 if reverse else 0
-    into = lam[:, None] * d[:, :, first]
-    if reset is not None:
-        into = jnp.where(reset[:, :, first, None], jnp.zeros_like(into), into)
-    return [jnp.sum(entering * d, axis=(1, 2)), d, into]
+    into = numbers.closed(numbers.multiplier(factor[:, None])(numbers.opened(d[:, :, first])))
+    return d, into if reset is None else jnp.where(reset[:, :, first, None], jnp.zeros_like(into), into)
 
 
 # Evaluation and lowering ----------------------------------------------------------------------------------
 
 
-def _evaluate_recurrence(auto: Method, lam, b, initial, *masks, reverse, method):
-    run = _METHODS[auto if method is Method.AUTO else method]
-    return run(lam, b, initial, _one_mask(masks), reverse=reverse)
+def _evaluate_recurrence(auto: Method, lam, b, initial, *masks, reverse, method, numbers: Numbers):
+    method, reset = auto if method is Method.AUTO else method, _one_mask(masks)
+    if method is Method.SEQUENTIAL:
+        return kernels.sequential(lam, b, initial, reset, reverse=reverse, numbers=numbers)
+    lam, b, initial = (numbers.one_each(x) for x in (lam, b, initial))
+    return numbers.restored(_METHODS[method](lam, b, initial, reset, reverse=reverse))
 
 
-def _evaluate_tangent(auto: Method, lam, h, initial, *rest, reverse, method):
+def _evaluate_tangent(auto: Method, lam, h, initial, *rest, reverse, method, numbers: Numbers):
     masks, linear = rest[:-3], rest[-3:]
-    method = auto if method is Method.AUTO else method
+    method, how = auto if method is Method.AUTO else method, {"reverse": reverse, "numbers": numbers}
     if method is Method.SEQUENTIAL:
-        return kernels.sequential_tangent(lam, h, initial, _one_mask(masks), *linear, reverse=reverse)
-    return _tangent_by_parts(lam, h, initial, masks, *linear, reverse=reverse, method=method)
+        return kernels.sequential_tangent(lam, h, initial, _one_mask(masks), *linear, **how)
+    return _tangent_by_parts(lam, h, initial, masks, *linear, method=method, **how)
 
 
-def _evaluate_cotangent(auto: Method, lam, h, initial, *rest, reverse, method):
+def _evaluate_cotangent(auto: Method, lam, h, initial, *rest, reverse, method, numbers: Numbers):
     masks, cotangent = rest[:-1], rest[-1]
-    method = auto if method is Method.AUTO else method
+    method, how = auto if method is Method.AUTO else method, {"reverse": reverse, "numbers": numbers}
     if method is Method.SEQUENTIAL:
-        return list(kernels.sequential_cotangent(lam, h, initial, _one_mask(masks), cotangent, reverse=reverse))
-    return _cotangent_by_parts(lam, h, initial, masks, cotangent, reverse=reverse, method=method)
+        return list(kernels.sequential_cotangent(lam, h, initial, _one_mask(masks), cotangent, **how))
+    return _cotangent_by_parts(lam, h, initial, masks, cotangent, method=method, **how)
 
 
 def _shape_of(x) -> ShapedArray:
@@ -228,21 +281,14 @@ def _recurrence_jvp(primals, tangents, **params):
     return h, _tangent_p.bind(lam, h, initial, *masks, lam_tangent, source, start, **params)
 
 
-def _recurrence_transpose(cotangent, lam, b, initial, *masks, reverse, method):
+def _recurrence_transpose(cotangent, lam, b, initial, *masks, **params):
     if type(cotangent) is ad.Zero:
         return [None] * (3 + len(masks))
-    reset = _one_mask(masks)
     shape = initial.aval if ad.is_undefined_primal(initial) else initial
-    passing = _masks(kernels.leaving(reset, reverse=reverse))
     zero = jnp.zeros(shape.shape, shape.dtype)
-    d = _recurrence_p.bind(lam, cotangent, zero, *passing, reverse=not reverse, method=method)
-    into = None
-    if ad.is_undefined_primal(initial):
-        first = -1 if reverse else 0
-        into = lam[:, None] * d[:, :, first]
-        if reset is not None:
-            into = jnp.where(reset[:, :, first, None], jnp.zeros_like(into), into)
-    return [None, d if ad.is_undefined_primal(b) else None, into, *[None] * len(masks)]
+    cotangents = _transposed(lam, cotangent, zero, _one_mask(masks), **params)
+    wanted = [c if ad.is_undefined_primal(x) else None for c, x in zip(cotangents, (b, initial), strict=True)]
+    return [None, *wanted, *[None] * len(masks)]
 
 
 def _jvp_by_parts(primitive: Primitive, by_parts: Callable, linear: int):

@@ -3,11 +3,13 @@
 Shapes everywhere: lam (groups, state), b (groups, batch, length, state), initial (groups, batch, state), reset
 (groups, batch, length) of bool or None; a group is a set of sequences with one lam, for instance a lane. With `reverse`
 time runs from the last step to the first and `initial` is the state after the last. `associative` and `fft` are
-parallel in time throughout; `sequential` reads and writes every number of the arrays once, in place.
+parallel in time throughout; `sequential` reads and writes every number of the arrays once, in place. What the last
+axis holds is said by `Numbers`; only `sequential` and its derivatives know planes.
 """
 
 from __future__ import annotations
 
+import enum
 import functools
 from collections.abc import Callable
 from typing import TypeVar
@@ -15,12 +17,83 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Inexact
+from jaxtyping import Array, Bool, Complex, Float, Inexact
 
 LamArray = Inexact[Array, "groups state"]
 Inputs = Inexact[Array, "groups batch length state"]
 State = Inexact[Array, "groups batch state"]
 Reset = Bool[Array, "groups batch length"] | None
+
+
+class Numbers(enum.Enum):
+    """How the last axis holds the numbers of the states.
+
+    PLAIN: one entry each, real or complex. PLANES: complex numbers as real arrays of twice the size, the real parts of
+    all states and then their imaginary parts, which is what a real matrix product reads and writes.
+    """
+
+    PLAIN = "plain"
+    PLANES = "planes"
+
+    def one_each(self, x: Array) -> Array:
+        """As PLAIN."""
+        return x if self is Numbers.PLAIN else as_complex(x)
+
+    def restored(self, x: Array) -> Array:
+        """Of what `one_each` gave."""
+        return x if self is Numbers.PLAIN else as_planes(x)
+
+    def opened(self, x: Array) -> Array:
+        """What is computed with: planes have an axis of their own, (..., 2, state)."""
+        return x if self is Numbers.PLAIN else x.reshape(*x.shape[:-1], 2, x.shape[-1] // 2)
+
+    def closed(self, x: Array) -> Array:
+        """Of what `opened` gave."""
+        return x if self is Numbers.PLAIN else x.reshape(*x.shape[:-2], 2 * x.shape[-1])
+
+    def adjoint(self, factor: Array) -> Array:
+        """Of an opened factor: the one whose product is the transpose under JAX's pairing sum(g * x).
+
+        Of complex arrays that is the factor itself. Planes are real, and there it is the conjugate.
+        """
+        return factor if self is Numbers.PLAIN else factor * _signs(1, -1, factor)
+
+    def multiplier(self, factor: Array) -> Callable[[Array], Array]:
+        """x -> factor x, both opened, both broadcast; what depends on the factor alone is computed now.
+
+        The sum of two products of whole arrays, one with the planes exchanged: XLA makes one vectorised loop of it.
+        """
+        if self is Numbers.PLAIN:
+            return lambda x: factor * x
+        real, imaginary = factor[..., :1, :], factor[..., 1:, :]
+        both, signed = jnp.concatenate((real, real), axis=-2), imaginary * _signs(-1, 1, factor)
+        return lambda x: both * x + signed * jnp.flip(x, -2)
+
+    def pairing(self, x: Array, y: Array) -> tuple[Array, ...]:
+        """Terms whose sums give the sum of adjoint(x) y by `paired`: as many as can be summed without a slice."""
+        return (x * y,) if self is Numbers.PLAIN else (x * y, x * jnp.flip(y, -2))
+
+    def paired(self, sums: tuple[Array, ...]) -> Array:
+        """Sums of the terms of `pairing` as the numbers they are, opened."""
+        if self is Numbers.PLAIN:
+            return sums[0]
+        crossed = sums[1] * _signs(1, -1, sums[1])
+        return jnp.stack((jnp.sum(sums[0], axis=-2), jnp.sum(crossed, axis=-2)), axis=-2)
+
+
+def _signs(real: float, imaginary: float, like: Array) -> Array:
+    return jnp.array([[real], [imaginary]], like.dtype)
+
+
+def as_complex(planes: Float[Array, "*shape planes"]) -> Complex[Array, "*shape state"]:
+    """Complex numbers of their real parts and then imaginary parts along the last axis."""
+    return lax.complex(*jnp.split(planes, 2, axis=-1))
+
+
+def as_planes(numbers: Complex[Array, "*shape state"]) -> Float[Array, "*shape planes"]:
+    """Real parts and then imaginary parts along the last axis."""
+    return jnp.concatenate((numbers.real, numbers.imag), axis=-1)
+
 
 CHUNKS = 16
 """Stretches of time that `chunked` and `blocked` work on at once."""
@@ -46,8 +119,11 @@ def _stretch(x: Array, start, steps: int) -> Array:
 
 
 def _unless(reset: Reset, index, value: Array) -> Array:
-    """`value` (groups, batch, state), 0 where the step at `index` is a reset. A product would keep NaN alive."""
-    return value if reset is None else jnp.where(_at(reset, index)[..., None], jnp.zeros_like(value), value)
+    """`value` (groups, batch, ...), 0 where the step at `index` is a reset. A product would keep NaN alive."""
+    if reset is None:
+        return value
+    cut = jnp.expand_dims(_at(reset, index), tuple(range(2, value.ndim)))
+    return jnp.where(cut, jnp.zeros_like(value), value)
 
 
 def previous(h: Inputs, initial: State, reset: Reset, *, reverse: bool) -> Inputs:
@@ -99,9 +175,12 @@ def _within(steps: int, step: Callable[[Array, Carry], Carry], carry: Carry, *, 
     return lax.fori_loop(0, steps, lambda count, c: step(steps - 1 - count if backwards else count, c), carry)
 
 
-def sequential(lam: LamArray, b: Inputs, initial: State, reset: Reset, *, reverse: bool) -> Inputs:
+def sequential(
+    lam: LamArray, b: Inputs, initial: State, reset: Reset, *, reverse: bool, numbers: Numbers = Numbers.PLAIN
+) -> Inputs:
     """Step by step."""
-    factor = lam[:, None]
+    lam, b, initial = (numbers.opened(x) for x in (lam, b, initial))
+    passed_on = numbers.multiplier(lam[:, None])
 
     def stretch(start, steps, last, carry):
         array = carry[1]
@@ -110,12 +189,12 @@ def sequential(lam: LamArray, b: Inputs, initial: State, reset: Reset, *, revers
 
         def step(k, carry):
             h, array = carry
-            h = factor * _unless(cuts, k, h) + _at(inputs, k)
+            h = passed_on(_unless(cuts, k, h)) + _at(inputs, k)
             return h, _put(array, h, start + k)
 
         return _within(steps, step, carry, backwards=reverse)
 
-    return _in_stretches(b.shape[2], stretch, (initial, b), backwards=reverse)[1]
+    return numbers.closed(_in_stretches(b.shape[2], stretch, (initial, b), backwards=reverse)[1])
 
 
 def sequential_tangent(
@@ -128,9 +207,11 @@ def sequential_tangent(
     initial_tangent: State,
     *,
     reverse: bool,
+    numbers: Numbers = Numbers.PLAIN,
 ) -> Inputs:
     """t_k = lam t_{k-1} + dlam h_{k-1} + db_k in one pass."""
-    factor, change = lam[:, None], lam_tangent[:, None]
+    passed_on, changed = (numbers.multiplier(numbers.opened(x)[:, None]) for x in (lam, lam_tangent))
+    h, *begin = (numbers.opened(x) for x in (h, initial_tangent, initial, b_tangent))
 
     def stretch(start, steps, last, carry):
         array = carry[2]
@@ -139,21 +220,29 @@ def sequential_tangent(
 
         def step(k, carry):
             t, before, array = carry
-            t = factor * _unless(cuts, k, t) + change * _unless(cuts, k, before) + _at(inputs, k)
+            t = passed_on(_unless(cuts, k, t)) + changed(_unless(cuts, k, before)) + _at(inputs, k)
             return t, _at(states, k), _put(array, t, start + k)
 
         return _within(steps, step, carry, backwards=reverse)
 
-    return _in_stretches(h.shape[2], stretch, (initial_tangent, initial, b_tangent), backwards=reverse)[2]
+    return numbers.closed(_in_stretches(h.shape[2], stretch, tuple(begin), backwards=reverse)[2])
 
 
 def sequential_cotangent(
-    lam: LamArray, h: Inputs, initial: State, reset: Reset, cotangent: Inputs, *, reverse: bool
+    lam: LamArray,
+    h: Inputs,
+    initial: State,
+    reset: Reset,
+    cotangent: Inputs,
+    *,
+    reverse: bool,
+    numbers: Numbers = Numbers.PLAIN,
 ) -> tuple[LamArray, Inputs, State]:
     """The transpose of `sequential_tangent` in one pass: d_k = lam d_{k+1} + g_k, and the sum of h_{k-1} d_k on
-    the way. No conjugates: JAX's cotangents are those of the bilinear pairing.
+    the way, with the adjoints of lam and h where `Numbers` has others.
     """
-    factor = lam[:, None]
+    lam, h, initial, cotangent = (numbers.opened(x) for x in (lam, h, initial, cotangent))
+    passed_on = numbers.multiplier(numbers.adjoint(lam)[:, None])
 
     def stretch(start, steps, last, carry):
         array = carry[2]
@@ -165,16 +254,19 @@ def sequential_cotangent(
         cuts = None if reset is None else _stretch(reset, start, steps)
 
         def step(k, carry):
-            d, total, array = carry
-            d = factor * d + _at(inputs, k)
-            total = total + _unless(cuts, k, _at(entering, k)) * d
-            return _unless(cuts, k, d), total, _put(array, d, start + k)
+            d, sums, array = carry
+            d = passed_on(d) + _at(inputs, k)
+            terms = numbers.pairing(_unless(cuts, k, _at(entering, k)), d)
+            sums = tuple(total + term for total, term in zip(sums, terms, strict=True))
+            return _unless(cuts, k, d), sums, _put(array, d, start + k)
 
         return _within(steps, step, carry, backwards=not reverse)
 
     zero = jnp.zeros_like(initial)
-    d, total, array = _in_stretches(h.shape[2], stretch, (zero, zero, cotangent), backwards=not reverse)
-    return jnp.sum(total, axis=1), array, factor * d
+    begin = zero, tuple(jnp.zeros_like(term) for term in numbers.pairing(zero, zero)), cotangent
+    d, sums, array = _in_stretches(h.shape[2], stretch, begin, backwards=not reverse)
+    total = numbers.paired(tuple(jnp.sum(each, axis=1) for each in sums))
+    return numbers.closed(total), numbers.closed(array), numbers.closed(passed_on(d))
 
 
 # Parallel in time ----------------------------------------------------------------------------------------

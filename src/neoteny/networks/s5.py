@@ -18,8 +18,10 @@ from jax import lax
 from jaxtyping import Array, Complex, Float, PRNGKeyArray
 
 from neoteny.networks._checks import positive
+from neoteny.networks.dense import product_of_rows
 from neoteny.networks.initializers import named_key
-from neoteny.networks.recurrence import diagonal_recurrence, recurrence_step
+from neoteny.networks.recurrence import planar_recurrence, recurrence_step
+from neoteny.networks.recurrence_kernels import as_complex, as_planes
 from neoteny.networks.recurrent import RecurrentLayer, over_sequences
 from neoteny.networks.s4d import STEP_RANGE, Discretization, hippo_legs, log_steps
 
@@ -99,7 +101,7 @@ class S5(RecurrentLayer):
         def run(u):
             lam, b = self._driven(u)
             directions = (False, True) if self.bidirectional else (False,)
-            return self._read([diagonal_recurrence(lam, b, reverse=reverse) for reverse in directions], u)
+            return self._read([planar_recurrence(lam, b, reverse=reverse) for reverse in directions], u)
 
         return over_sequences(self, x, run, "S5", self.width)
 
@@ -109,14 +111,14 @@ class S5(RecurrentLayer):
     def unroll(self, x, state, *, reset=None):
         self._one_way()
         lam, b = self._driven(x)
-        h = diagonal_recurrence(lam, b, initial=state, reset=reset)
-        return self._read([h], x), h[:, -1]
+        h = planar_recurrence(lam, b, initial=as_planes(state), reset=reset)
+        return self._read([h], x), as_complex(h[:, -1])
 
     def step(self, x, state, *, reset=None):
         self._one_way()
         lam, b = self._driven(x)
-        h = recurrence_step(lam, state, b, reset=reset)
-        return self._read([h], x), h
+        h = recurrence_step(lam, state, as_complex(b), reset=reset)
+        return self._read([as_planes(h)], x), h
 
     def _one_way(self) -> None:
         if self.bidirectional:
@@ -124,11 +126,9 @@ class S5(RecurrentLayer):
 
     def _driven(self, u: Array) -> tuple[Array, Array]:
         lam, weight = self.discrete()
-        both = u @ jnp.concatenate((weight.real, weight.imag), axis=-1)
-        half = self.state // 2
-        return lam, lax.complex(both[..., :half], both[..., half:])
+        return lam, product_of_rows(u, as_planes(weight))
 
     def _read(self, states: list[Array], u: Array) -> Array:
-        parts = jnp.concatenate([part for h in states for part in (h.real, h.imag)], axis=-1)
-        weight = jnp.stack((self.C_re, -self.C_im), axis=1).reshape(-1, self.width)
-        return 2 * (parts @ weight) + self.D * u
+        weights = 2 * jnp.concatenate((self.C_re, -self.C_im), axis=1)
+        read = (product_of_rows(h, weight) for h, weight in zip(states, weights, strict=True))
+        return sum(read, self.D * u)

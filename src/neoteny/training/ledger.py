@@ -14,6 +14,8 @@ import jax
 import numpy as np
 from jax.extend import core
 
+from neoteny.networks.recurrence_kernels import Numbers
+
 # One operation per output element; everything else that is not listed below moves or compares data and counts nothing.
 _ELEMENTWISE = frozenset(
     [
@@ -106,7 +108,10 @@ def _convolution(equation) -> float:
 
 def _recurrence(equation) -> float:
     sequences = equation.outvars[0].aval if len(equation.outvars) == 1 else equation.outvars[1].aval
-    operations = 8 if jax.numpy.issubdtype(sequences.dtype, np.complexfloating) else 2
+    if equation.params["numbers"] is Numbers.PLANES:
+        operations = 4  # of a half of a complex number
+    else:
+        operations = 8 if jax.numpy.issubdtype(sequences.dtype, np.complexfloating) else 2
     return float(operations * _RECURRENCES[equation.primitive.name] * math.prod(sequences.shape))
 
 
