@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 
 import polars as pl
@@ -494,3 +495,18 @@ class TestRunners:
         plan = Plan.from_json(content, tiny.STUDY)
         assert {**plan.to_json(), "workers": 1} == content
         assert execute.prepare(Store(finished), plan, tiny.STUDY, Options()) == {}
+
+
+def test_workers_get_huge_pages_unless_the_user_says_otherwise(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    ask = "import os; print(os.environ.get('GLIBC_TUNABLES'))"
+
+    def started():
+        with execute._huge_pages():
+            return subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True).stdout
+
+    assert started().strip() == "glibc.malloc.hugetlb=1"
+    assert "GLIBC_TUNABLES" not in os.environ
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=1")
+    assert started().strip() == "glibc.malloc.check=1"
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.check=1"
