@@ -38,7 +38,7 @@ class _Totals:
             self._start, self._start_done = time.perf_counter(), sum(self.done.values())
 
     def line(self) -> str:
-        """Lane-updates done, how many a second without the time spent compiling, and the time left."""
+        """Lane-updates done, how many a second without the time spent compiling, and the updates' time left."""
         done, total = sum(self.done.values()), sum(self.totals.values())
         passed = 0.0 if self._start is None else time.perf_counter() - self._start
         worked = max(passed - sum(self._compiling.values()), 0.0)
@@ -46,7 +46,10 @@ class _Totals:
         if worked < SETTLED_SECONDS or done == self._start_done:
             return told
         rate = (done - self._start_done) / worked
-        left = f", {rough_duration((total - done) / rate)} left" if done < total else ""
+        if done < total:
+            left = f", {rough_duration((total - done) / rate)} left"
+        else:
+            left = ", measuring" if self.finished < len(self.totals) else ""
         return f"{told}, {rate:,.0f} updates/s{left}"
 
 
