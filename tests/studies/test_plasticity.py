@@ -13,7 +13,8 @@ from neoteny.analysis.claims import evaluate
 from neoteny.errors import UsageError
 from neoteny.lab import configs
 from neoteny.lab.plan import Request, make_plan
-from neoteny.studies.plasticity import CLAIMS, REMEDIES, STUDY, Config, case1, learner, script, stream, summary
+from neoteny.studies.plasticity import CLAIMS, STUDY, summary
+from neoteny.studies.plasticity.labels import REMEDIES, Config, case1, learner, script, stream
 from neoteny.training import Intervene, Train
 
 TASKS, SEEDS = 9, 6
