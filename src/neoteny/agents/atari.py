@@ -28,7 +28,8 @@ class AtariDQN:
 
     learning_rate: may be a traced number. batch, replay, learning_starts: transitions. period: steps between updates,
     of each of `envs` games played side by side. target_period: updates between copies of the network. epsilon: from 1
-    to `epsilon_end` over `epsilon_steps` steps of learning. norm: of the hidden layers, which theirs has not. bound: of the TD error, beyond which it counts linearly.
+    to `epsilon_end` over `epsilon_steps` steps of learning. norm: of the hidden layers, which theirs has not. bound: of
+    the TD error, beyond which it counts linearly.
     noops, life_loss, frame_limit, sticky: see `Atari`. segment: see `HostExperience`, which DQN Zoo has not.
     """
 

@@ -22,7 +22,14 @@ from neoteny.probes.curvature import (
     training_spectrum,
 )
 from neoteny.probes.dormancy import constant_fraction, dead_fraction, dormant_fraction
-from neoteny.probes.gradients import Interference, cluster_order, gradient_covariance, interference, view_interference
+from neoteny.probes.gradients import (
+    Interference,
+    cluster_order,
+    gradient_covariance,
+    interference,
+    view_cosines,
+    view_interference,
+)
 from neoteny.probes.layers import LayerTable, layerwise
 from neoteny.probes.linear import Fitting, LinearProbe, linear_probe, linear_probes
 from neoteny.probes.measurement import (
@@ -167,6 +174,7 @@ __all__ = [
     "tunnel_percent",
     "tunnel_start",
     "variance_ratio",
+    "view_cosines",
     "view_interference",
     "view_plasticity",
     "view_regret",

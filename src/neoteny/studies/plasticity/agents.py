@@ -117,8 +117,8 @@ class AgentConfig:
             raise ValueError(f"l2 must not be negative, not {self.l2}")
         if self.iterations % self.probe_every:
             raise ValueError(
-                f"iterations ({self.iterations}) must be a multiple of probe_every ({self.probe_every}): the last probe "
-                "is at the end"
+                f"iterations ({self.iterations}) must be a multiple of probe_every ({self.probe_every}): the last "
+                "probe is at the end"
             )
         treatment = TREATMENTS[self.treatment]
         if (treatment.spectral or treatment.norm is not Norm.NONE) and self.network not in FIRST_DENSE:

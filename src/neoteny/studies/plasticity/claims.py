@@ -324,15 +324,15 @@ CLAIMS = (
     ),
     Claim(
         "UPL-14",
-        "Width lowers loss of plasticity and does not remove it: the rise falls with log2(width), and is above 0 at the "
-        "largest",
+        "Width lowers loss of plasticity and does not remove it: the rise falls with log2(width), and is above 0 at "
+        "the largest",
         "figure 5: lower, not gone",
         _width,
     ),
     Claim(
         "UPL-15",
-        "Layer norm keeps curvature from growing: log of the ratio of the largest Hessian eigenvalues at the end and at "
-        "the start, less that without it, is below 0",
+        "Layer norm keeps curvature from growing: log of the ratio of the largest Hessian eigenvalues at the end and "
+        "at the start, less that without it, is below 0",
         "figure 14, CNN: no growth with layer norm",
         _flat,
     ),

@@ -162,6 +162,8 @@ def source(config: Config) -> Minibatch:
 
 def case1_axes(preset: str) -> dict | list[dict]:
     """Four Adam settings, every seed; only the default and the tuned one where that is dear."""
+    if preset not in SIZES:
+        return []
     if preset == "quick_full":
         return [{**SIZES[preset], "adam_b2": (b2,), "adam_eps_root": (root,)} for b2, root in (DEFAULT, TUNED)]
     return {**SIZES[preset], **OPTIMIZERS}
@@ -169,10 +171,11 @@ def case1_axes(preset: str) -> dict | list[dict]:
 
 def remedies_axes(preset: str) -> dict | list[dict]:
     """Default Adam with every remedy; `none` is case 1's own default setting. Not where width makes it dear."""
-    if preset == "quick_full":
+    if preset == "quick_full" or preset not in SIZES:
         return []
     names = ("layer_norm", "redo") if preset in ("smoke", "demo") else tuple(REMEDIES)[1:]
-    return {**SIZES[preset], "remedy": names}
+    fewer = {"seed": (0, 1, 2)} if preset == "quick" else {}
+    return {**SIZES[preset], **fewer, "remedy": names}
 
 
 case1 = Experiment("case1", Config, case1_axes, stream, learner, script, source)
