@@ -265,7 +265,7 @@ def interventions_axes(preset: str) -> list[dict]:
     sizes = SIZES[preset]
     if preset == "smoke":
         return [
-            {**sizes, "treatment": ("none", "layer_norm", "reset_last", "spectral_norm", "redo")},
+            {**sizes, "treatment": ("none", "layer_norm", "reset_last")},
             {**sizes, "output": ("two_hot",)},
         ]
     alone = {**sizes, "treatment": ("none", *MAIN), "labels": EASY_AND_HARD}
@@ -301,7 +301,7 @@ def width_axes(preset: str) -> dict | list[dict]:
     """Widths by target periods, nothing done about it."""
     match preset:
         case "smoke":
-            return {**SIZES["smoke"], "width": (8, 16)}
+            return {**SIZES["smoke"], "width": (8,)}
         case "quick":
             sizes = {**SIZES["quick"], "iterations": (10,), "seed": (0, 1, 2)}
             return {**sizes, "width": (16, 64, 256), "target_period": (1, 100, 1_000)}
