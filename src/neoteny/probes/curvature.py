@@ -9,6 +9,7 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
@@ -149,7 +150,7 @@ def largest_eigenvalues(
 
 def in_double_precision(params: PyTree) -> PyTree:
     """The same numbers in float64, for a call outside of compiled functions and inside `jax.enable_x64(True)`."""
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
         raise ValueError(
             "double precision cannot begin inside a compiled function: call this outside of jit, or compile the "
             "function itself inside `with jax.enable_x64(True)` on float64 parameters"

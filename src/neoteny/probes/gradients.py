@@ -143,12 +143,12 @@ def cluster_order(cosines: ArrayLike, *, clusters: int = CLUSTERS, rng: np.rando
 
 def _spread_out(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """k-means++ (Arthur & Vassilvitskii 2007): each centre drawn by its squared distance from those before it."""
-    centres = points[[rng.integers(len(points))]]
+    centres = points[rng.integers(len(points), size=1)]
     while len(centres) < count:
         nearest = _squared_distances(points, centres).min(axis=1)
         total = nearest.sum()
-        chosen = rng.choice(len(points), p=nearest / total) if total > 0 else rng.integers(len(points))
-        centres = np.concatenate([centres, points[[chosen]]])
+        share = nearest / total if total > 0 else None
+        centres = np.concatenate([centres, points[rng.choice(len(points), size=1, p=share)]])
     return centres
 
 

@@ -98,7 +98,7 @@ def _remedies_figure(
 
 # Walk -------------------------------------------------------------------------------------------------------------
 
-PATHS = {("gradient",): "gradient descent", ("walk",): "random walk, equal steps"}
+PATHS: dict[tuple, str] = {("gradient",): "gradient descent", ("walk",): "random walk, equal steps"}
 
 
 def _walk_curve(
@@ -182,7 +182,7 @@ def _cosines(path: str) -> Callable[[pl.DataFrame], Figure | None]:
 
 # Agents -----------------------------------------------------------------------------------------------------------
 
-NAMES = {
+NAMES: dict[tuple, str] = {
     ("none", "scalar"): "none",
     ("none", "two_hot"): "two-hot",
     **{
@@ -288,7 +288,7 @@ def _width_figure(frame: pl.DataFrame) -> Figure | None:
 
 # Games ------------------------------------------------------------------------------------------------------------
 
-NORMS = {(False,): "no norm", (True,): "layer norm"}
+NORMS: dict[tuple, str] = {(False,): "no norm", (True,): "layer norm"}
 
 
 def _returns(experiment: str, frames_a_step: int) -> Callable[[pl.DataFrame], Figure | None]:
