@@ -274,7 +274,7 @@ def test_the_largest_eigenvalues_are_those_of_the_dense_hessian_within_their_sta
         nearest = np.abs(np.asarray(found.values)[:, None] - exact).min(axis=1)
         assert (nearest <= found.errors + 1e-10).all()
         assert (found.errors <= 1e-3 * np.abs(exact[:10])).all()
-        assert 10 <= int(found.products) < 100  # it ended by itself
+        assert 10 <= int(found.products) < 80  # it ended by itself
         few = largest_eigenvalues(loss, params, key=KEY, count=10, iterations=12)
         assert int(few.products) == 12
         assert (np.abs(np.asarray(few.values)[:, None] - exact).min(axis=1) <= few.errors + 1e-10).all()

@@ -55,9 +55,7 @@ AS_CLAIMED = {
 """(treatment, output) -> rise."""
 
 
-def agent(
-    config: AgentConfig, experiment: str, rise: float, rng, *, growth: float = 1.0, statistics=None
-) -> list[dict]:
+def agent(config: AgentConfig, experiment: str, rise: float, *, growth: float = 1.0, statistics=None) -> list[dict]:
     """The records of one agent: the probe task at 0, 1 and 2 iterations, curvature that grows, and statistics."""
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     common = {"run": f"{experiment}-{sorted(fields.items())}", "experiment": experiment, **fields}
