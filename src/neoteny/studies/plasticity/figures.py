@@ -62,7 +62,10 @@ def _curve(
     metric: str, y_label: str, *, place: str | None = "", scale: float = 1.0, y_log: bool = False, chance: bool = False
 ) -> Callable[[pl.DataFrame], Figure | None]:
     def draw(frame: pl.DataFrame) -> Figure | None:
-        rows = _measured(case1_rows(frame), metric, place, scale)
+        factorial = case1_rows(frame)
+        if factorial.is_empty():
+            return None
+        rows = _measured(factorial, metric, place, scale)
         if rows.is_empty():
             return None
         ten_classes = chance and set(rows["data"]) <= {"mnist_digits", "digits", "mnist", "fashion_mnist", "cifar10"}
