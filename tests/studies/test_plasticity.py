@@ -143,7 +143,7 @@ def test_presets_resolve_to_the_factorial(preset):
     width = {"smoke": 16, "demo": 128, "quick": 512, "quick_full": 1024, "paper": 1024}[preset]
     assert {r.config.width for r in plan.runs.values()} == {width}
     remedies = {r.config.remedy for r in plan.runs.values() if r.experiment == "remedies"}
-    expected = {"smoke": 2, "demo": 2, "quick_full": 0}.get(preset, len(REMEDIES) - 1)
+    expected = {"smoke": 2, "demo": 2, "quick": 3, "quick_full": 0}.get(preset, len(REMEDIES) - 1)
     assert len(remedies) == expected
     if preset == "quick_full":
         assert settings == {(0.999, 0.0), (0.9, 1e-3)}
