@@ -69,3 +69,32 @@ def test_expected_values_are_means_over_the_support():
 def test_supports_that_cannot_be_are_refused(make):
     with pytest.raises(ValueError, match=r"must be positive|from low to high|at least 2 bins"):
         make()
+
+
+def test_two_hot_encodes_and_decodes_numbers_on_the_support():
+    values = TwoHot(-1.0, 100.0, 51)
+    centres = np.asarray(values.centres)
+    inside = np.concatenate([np.random.default_rng(0).uniform(-1, 100, 500), centres]).astype(np.float32)
+    shares = np.asarray(values.two_hot(inside), np.float64)
+    np.testing.assert_allclose(shares.sum(axis=-1), 1, atol=1e-6)
+    assert ((shares > 0).sum(axis=-1) <= 2).all()
+    np.testing.assert_allclose(shares @ centres, inside, atol=2e-5)
+    # A number that is a bin has all its mass there.
+    np.testing.assert_allclose(values.two_hot(centres), np.eye(51), atol=51 * 2**-23)  # float32 places up to 50
+    exact = TwoHot(-2.0, 3.0, 11)
+    np.testing.assert_array_equal(exact.two_hot(exact.centres), np.eye(11))
+    np.testing.assert_array_equal(exact.two_hot(np.array([-9.0, 9.0])), np.eye(11)[[0, 10]])
+
+
+def test_regression_is_each_form_s_own_loss_on_given_numbers():
+    rng = np.random.default_rng(2)
+    outputs, targets = rng.normal(size=(4, 3)), rng.normal(size=(4, 3))
+    scalar = Scalar(bound=0.1).regression(jnp.asarray(outputs), jnp.asarray(targets))  # the bound is of TD errors
+    np.testing.assert_allclose(scalar, (outputs - targets) ** 2, rtol=1e-5)
+    values = TwoHot(LOW, HIGH, BINS)
+    logits = rng.normal(size=(4, 3, BINS))
+    losses = np.asarray(values.regression(jnp.asarray(logits, jnp.float32), jnp.asarray(targets, jnp.float32)))
+    for row, action in np.ndindex(4, 3):
+        target = np.zeros(BINS)
+        shared_out(targets[row, action], 1.0, target)
+        assert losses[row, action] == pytest.approx(-target @ np.log(softmax(logits[row, action])), rel=1e-5)

@@ -14,10 +14,13 @@ from neoteny.networks.network import Network, split_trainable
 from neoteny.probes.curvature import (
     hessian_spectrum,
     hessian_vector_products,
+    largest_eigenvalues,
     output_noise_loss,
     output_sharpness,
+    output_spectrum,
     sharpness,
     spectral_density,
+    training_spectrum,
 )
 
 KEY = jax.random.key(3)
@@ -254,3 +257,84 @@ def test_sharpness_is_of_the_training_loss_and_its_default_is_as_accurate_as_sta
     exact = np.linalg.eigvalsh(dense_hessian(lambda p: squared(eqx.combine(p, rest), data, None), params))[-1]
     measured = eqx.filter_jit(lambda n: sharpness(view(n), data, KEY)["all"])(net)
     np.testing.assert_allclose(measured, exact, rtol=1e-4)
+
+
+def in_double(net: Network) -> Network:
+    return jax.tree.map(lambda a: a.astype(jnp.float64) if eqx.is_inexact_array(a) else a, net)
+
+
+def test_the_largest_eigenvalues_are_those_of_the_dense_hessian_within_their_stated_errors():
+    with jax.enable_x64(True):
+        data = batch()
+        params, rest = split_trainable(in_double(network(jax.random.key(0))))
+        loss = lambda p: squared(eqx.combine(p, rest), data, None)  # noqa: E731
+        exact = np.linalg.eigvalsh(dense_hessian(loss, params))[::-1]
+        found = jax.jit(lambda p: largest_eigenvalues(loss, p, key=KEY, count=10))(params)
+        np.testing.assert_allclose(found.values, exact[:10], rtol=1e-3)
+        nearest = np.abs(np.asarray(found.values)[:, None] - exact).min(axis=1)
+        assert (nearest <= found.errors + 1e-10).all()
+        assert (found.errors <= 1e-3 * np.abs(exact[:10])).all()
+        assert 10 <= int(found.products) < 80  # it ended by itself
+        few = largest_eigenvalues(loss, params, key=KEY, count=10, iterations=12)
+        assert int(few.products) == 12
+        assert (np.abs(np.asarray(few.values)[:, None] - exact).min(axis=1) <= few.errors + 1e-10).all()
+        assert float(few.errors.max()) > 1e-3 * exact[9]  # and it says so where it could not
+
+
+def test_eigenvalues_that_are_not_there_are_nan():
+    def largest(matrix, count):
+        start = jnp.zeros(len(matrix))
+        return largest_eigenvalues(lambda v: 0.5 * v @ matrix @ v, start, key=KEY, count=count, iterations=50)
+
+    matrix = jnp.asarray(symmetric(np.array([-4.0] * 5 + [-1.0] * 7)), jnp.float32)
+    found = largest(matrix, 3)
+    np.testing.assert_allclose(found.values[:2], [-1, -4], rtol=1e-5)
+    assert np.isnan(found.values[2])
+    assert np.isnan(largest(jnp.eye(12), 20).values[1:]).all()
+    np.testing.assert_allclose(largest(jnp.eye(12), 20).values[0], 1, rtol=1e-6)
+    assert np.isnan(largest(jnp.eye(12).at[3, 3].set(jnp.inf), 2).values).all()
+
+
+@pytest.mark.parametrize("wrong", [{"count": 0}, {"tolerance": 0.0}])
+def test_no_eigenvalues_or_no_tolerance_is_an_error(wrong):
+    with pytest.raises(ValueError, match="count must be at least 1 and tolerance positive"):
+        largest_eigenvalues(jnp.sum, jnp.zeros(3), key=KEY, **wrong)
+
+
+def test_double_precision_of_a_float32_network():
+    net, data = network(jax.random.key(0)), batch()
+    data = jax.tree.map(lambda a: np.asarray(a, np.float32), data)
+    params, rest = split_trainable(net)
+    loss = lambda p: squared(eqx.combine(p, rest), data, None)  # noqa: E731
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: a.astype(jnp.float64), params)
+        exact = np.linalg.eigvalsh(dense_hessian(loss, wide))
+    spectrum = hessian_spectrum(loss, params, key=KEY, iterations=100, double=True)
+    assert spectrum.eigenvalues.dtype == np.float64
+    np.testing.assert_allclose([spectrum.smallest, spectrum.largest], [exact[0], exact[-1]], rtol=1e-9)
+    largest = largest_eigenvalues(loss, params, key=KEY, count=2, tolerance=1e-9, double=True)
+    np.testing.assert_allclose(largest.values, exact[:-3:-1], rtol=1e-8)
+    single = hessian_spectrum(loss, params, key=KEY, iterations=100)
+    assert abs(float(single.largest) - exact[-1]) > 1e-9 * exact[-1]  # so that the option is what makes it exact
+    with pytest.raises(ValueError, match="outside of jit"):
+        jax.jit(lambda p: hessian_spectrum(loss, p, key=KEY, double=True))(params)
+
+
+def test_spectra_of_a_learner_are_recorded_with_their_density():
+    net = network(jax.random.key(5))
+    data = jax.tree.map(lambda a: a.astype(jnp.float32), batch())
+    params, rest = split_trainable(net)
+    loss_key, start_key = jax.random.split(KEY)
+    expected = hessian_spectrum(
+        lambda p: squared(eqx.combine(p, rest), data, loss_key), params, key=start_key, iterations=15
+    )
+    found = training_spectrum(view(net), data, KEY, iterations=15)
+    np.testing.assert_allclose(found["largest"], expected.largest, rtol=1e-5)
+    np.testing.assert_allclose(found["smallest"], expected.smallest, rtol=1e-5)
+    nodes = np.array([found[f"eigenvalue:{i}"] for i in range(15)])
+    weights = np.array([found[f"weight:{i}"] for i in range(15)])
+    np.testing.assert_allclose(weights.sum(), 1, rtol=1e-5)
+    np.testing.assert_allclose(found["mean"], nodes @ weights, rtol=1e-4, atol=1e-6)
+    random = output_spectrum(view(net), data, KEY, iterations=15)
+    sharp = output_sharpness(view(net), data, KEY, iterations=15)
+    np.testing.assert_allclose(random["largest"], sharp["all"], rtol=1e-6)

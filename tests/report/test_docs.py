@@ -9,6 +9,7 @@ import pytest
 from neoteny.cli import main
 from neoteny.errors import UsageError
 from neoteny.lab.results import read
+from neoteny.lab.study import StudyTable
 from neoteny.report.docs import write_docs
 
 PAGE = "# tiny\n\nA question.\n\n<!-- results: tiny -->\nNot generated yet.\n<!-- /results: tiny -->\n\nAfter.\n"
@@ -53,6 +54,22 @@ def test_figures_no_longer_drawn_are_removed_and_text_cannot_break_the_table(tin
     write_docs(finished, dataclasses.replace(tiny.STUDY, claims=claims), docs)
     assert not (docs / "tiny" / "stale.png").exists()
     assert "a \\| b &lt;i>" in (docs / "tiny.md").read_text()
+
+
+def test_tables_stand_after_the_verdicts_where_their_records_are(tiny, finished, docs):
+    def counted(frame):
+        return ("runs", "a|b"), [(str(frame["run"].n_unique()), "<x>")]
+
+    tables = (
+        StudyTable("counted", "Runs", "How many.", counted),
+        StudyTable("absent", "Nothing", "Never.", lambda frame: None),
+    )
+    write_docs(finished, dataclasses.replace(tiny.STUDY, tables=tables), docs)
+    text = (docs / "tiny.md").read_text()
+    runs = read(finished).records["run"].n_unique()
+    assert f"**Runs.** How many.\n\n| runs | a\\|b |\n| --- | --- |\n| {runs} | &lt;x> |\n" in text
+    assert "Nothing" not in text
+    assert text.index("| claim | quantity |") < text.index("**Runs.**")
 
 
 @pytest.mark.parametrize(

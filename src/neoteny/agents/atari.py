@@ -13,6 +13,7 @@ from neoteny.learners.learner import Learner
 from neoteny.learners.values import Scalar
 from neoteny.networks.convolution import Lowering
 from neoteny.networks.nature import Nature, nature
+from neoteny.networks.normalization import Norm
 from neoteny.tasks.atari import SIZE, Atari
 from neoteny.tasks.experience import LinearEpsilon
 from neoteny.tasks.host_experience import HostExperience
@@ -27,12 +28,14 @@ class AtariDQN:
 
     learning_rate: may be a traced number. batch, replay, learning_starts: transitions. period: steps between updates,
     of each of `envs` games played side by side. target_period: updates between copies of the network. epsilon: from 1
-    to `epsilon_end` over `epsilon_steps` steps of learning. bound: of the TD error, beyond which it counts linearly.
+    to `epsilon_end` over `epsilon_steps` steps of learning. norm: of the hidden layers, which theirs has not. bound: of
+    the TD error, beyond which it counts linearly.
     noops, life_loss, frame_limit, sticky: see `Atari`. segment: see `HostExperience`, which DQN Zoo has not.
     """
 
     double: bool = True
     width: int = 512
+    norm: Norm = Norm.NONE
     learning_rate: Any = 2.5e-4  # centred RMSProp, decay 0.95, epsilon 0.01 / 32^2
     batch: int = 32
     replay: int = 1_000_000
@@ -69,7 +72,9 @@ class AtariDQN:
 
         XLA's own convolution: on a CPU twice as fast as patches, since host environments are trained outside loops.
         """
-        return nature(actions, width=self.width, lowering=Lowering.CONVOLUTION, input_shape=(SIZE, SIZE, 4))
+        return nature(
+            actions, width=self.width, norm=self.norm, lowering=Lowering.CONVOLUTION, input_shape=(SIZE, SIZE, 4)
+        )
 
     def learner(self, actions: int) -> Learner:
         """The learner for a game with so many actions."""

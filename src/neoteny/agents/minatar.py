@@ -10,6 +10,7 @@ from neoteny.learners.learner import Learner
 from neoteny.learners.values import Scalar
 from neoteny.networks.cnn import CNN
 from neoteny.networks.minatar import minatar as minatar_network
+from neoteny.networks.normalization import Norm
 from neoteny.tasks.environments import Specification
 from neoteny.tasks.experience import DeviceExperience, LinearEpsilon
 from neoteny.tasks.gymnax_environments import Gymnax, minatar
@@ -21,12 +22,13 @@ class MinAtarDQN:
 
     learning_rate: may be a traced number. batch, replay, learning_starts, epsilon_steps: in frames, of which every one
     is an action and is followed by an update. target_period: updates between copies. sticky: probability that an action
-    is repeated. frames: the published length of a run.
+    is repeated. norm: of the hidden layers, which the published network has not. frames: the published length of a run.
     """
 
     double: bool = False
     channels: int = 16
     width: int = 128
+    norm: Norm = Norm.NONE
     learning_rate: Any = 2.5e-4  # centred RMSProp, decay 0.95, momentum 0.95, epsilon 0.01
     batch: int = 32
     replay: int = 100_000
@@ -50,7 +52,7 @@ class MinAtarDQN:
 
     def network(self, game: Specification) -> CNN:
         """One convolution and one dense layer."""
-        return minatar_network(game.shape, game.actions, channels=self.channels, width=self.width)
+        return minatar_network(game.shape, game.actions, channels=self.channels, width=self.width, norm=self.norm)
 
     def learner(self, game: Specification) -> Learner:
         """The learner for a game of this specification."""

@@ -12,6 +12,7 @@ from neoteny.interventions.inject import (
     prepare_injection,
 )
 from neoteny.interventions.intervention import EMPTY, Context, Intervention, Nothing
+from neoteny.interventions.leave_followers import LeaveFollowers
 from neoteny.interventions.redo import Redo, dormant_units, redo
 from neoteny.interventions.reset import Moments, Reset, ResetOptimizer, reset, reset_optimizer
 from neoteny.interventions.shrink_perturb import ShrinkPerturb, shrink_perturb
@@ -25,6 +26,7 @@ __all__ = [
     "Inject",
     "InjectedMoments",
     "Intervention",
+    "LeaveFollowers",
     "Moments",
     "Nothing",
     "PrepareInjection",

@@ -59,6 +59,16 @@ class StudyFigure:
 
 
 @dataclass(frozen=True)
+class StudyTable:
+    """A table of a study: draw(frame of all records) -> (header, rows of text), or None without its records."""
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[pl.DataFrame], tuple[tuple[str, ...], Sequence[tuple[str, ...]]] | None]
+
+
+@dataclass(frozen=True)
 class Study:
     """Named experiments, the claims and figures over all their records, and what the report says of them."""
 
@@ -75,6 +85,8 @@ class Study:
     notes: tuple[str, ...] = ()
     summary: Callable[[pl.DataFrame], tuple[str, ...]] | None = None
     """Paragraphs that answer the question from the records, shown at the top of the report."""
+    tables: tuple[StudyTable, ...] = ()
+    """Shown on the study's page of the documentation, after the verdicts."""
 
     def experiment(self, name: str) -> Experiment:
         """The experiment of this name; KeyError naming those there are."""

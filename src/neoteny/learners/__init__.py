@@ -12,6 +12,7 @@ from neoteny.learners.learner import (
     detach,
     init_stages,
 )
+from neoteny.learners.random_walk import random_walk
 from neoteny.learners.supervised import CROSS_ENTROPY, SQUARED_ERROR, Objective, supervised
 from neoteny.learners.values import Categorical, Scalar, TwoHot, Values
 
@@ -35,5 +36,6 @@ __all__ = [
     "dqn",
     "init_stages",
     "minatar_rmsprop",
+    "random_walk",
     "supervised",
 ]

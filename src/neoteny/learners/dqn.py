@@ -131,7 +131,13 @@ def dqn(
         def features(network: Network, inputs: Array) -> dict[str, Array]:
             return network(inputs).stages
 
-        return View(state.networks[ONLINE], loss, optimizer, features, make)
+        def decode(outputs: Array) -> Array:
+            return form.expected(form.by_action(outputs))
+
+        def fit(outputs: Array, targets: Array) -> Array:
+            return jnp.mean(form.regression(form.by_action(outputs), targets))
+
+        return View(state.networks[ONLINE], loss, optimizer, features, make, decode, fit)
 
     origin = Origin({ONLINE: make}, {ONLINE: optimizer}, remember)
     return Learner(init, update, predict, score, switch, view, origin, act, periodic)

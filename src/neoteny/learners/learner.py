@@ -95,7 +95,9 @@ class View(NamedTuple):
     """All that probes see of a learner.
 
     loss(network, batch, key) -> scalar, the training loss without updating statistics. features(network, inputs) ->
-    {stage: (batch, ...)}. `optimizer` is the per-stage transformation, `maker` makes a fresh network.
+    {stage: (batch, ...)}. `optimizer` is the per-stage transformation, `maker` makes a fresh network. Where outputs are
+    not themselves the numbers they stand for, `decode(outputs)` -> (batch, values) reads them, and `fit(outputs,
+    targets (batch, values))` -> scalar is the loss that fits them; None: outputs, and squared error.
     """
 
     network: Network
@@ -103,6 +105,8 @@ class View(NamedTuple):
     optimizer: optax.GradientTransformation
     features: Callable[[Network, Array], dict[str, Array]]
     maker: Maker
+    decode: Callable[[Array], Array] | None = None
+    fit: Callable[[Array, Array], Array] | None = None
 
 
 class Learner(NamedTuple):

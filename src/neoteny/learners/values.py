@@ -36,6 +36,10 @@ class Values(abc.ABC):
     ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
         """Loss per example, and the error of the expected value (target minus prediction)."""
 
+    @abc.abstractmethod
+    def regression(self, by_action: Array, targets: Float[Array, "batch actions"]) -> Float[Array, "batch actions"]:
+        """Loss per example and action of fitting given numbers."""
+
 
 @dataclass(frozen=True)
 class Scalar(Values):
@@ -65,6 +69,9 @@ class Scalar(Values):
         if self.bound is None:
             return 0.5 * jnp.square(error), error
         return optax.huber_loss(error, delta=self.bound), error
+
+    def regression(self, by_action, targets):
+        return jnp.square(by_action - targets)
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,14 @@ class _Support(Values):
         near = jnp.maximum(0.0, 1.0 - jnp.abs(place[..., None] - jnp.arange(self.bins)))
         return jnp.einsum("nak,na->nk", near, weights)
 
+    def two_hot(self, values: Float[Array, ...]) -> Float[Array, "... bins"]:
+        """Each value as a distribution over the support: all on the two bins beside it, in proportion."""
+        flat = jnp.asarray(values, jnp.float32).reshape(-1, 1)
+        return self.project(flat, jnp.ones_like(flat)).reshape(*jnp.shape(values), self.bins)
+
+    def regression(self, by_action, targets):
+        return self._cross_entropy(by_action, self.two_hot(targets))
+
     def _cross_entropy(self, logits: Array, target: Array) -> Array:
         return -jnp.sum(jax.lax.stop_gradient(target) * jax.nn.log_softmax(logits, axis=-1), axis=-1)
 
@@ -113,8 +128,7 @@ class TwoHot(_Support):
 
     def loss(self, chosen, rewards, discounts, following):
         target = jax.lax.stop_gradient(rewards + discounts * self.expected(following))
-        two_hot = self.project(target[:, None], jnp.ones_like(target)[:, None])
-        return self._cross_entropy(chosen, two_hot), target - self.expected(chosen)
+        return self._cross_entropy(chosen, self.two_hot(target)), target - self.expected(chosen)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,9 @@ from neoteny.networks.residual_sequence import (
 from neoteny.networks.resnet import PaddedShortcut, Residual, ResNet, Shortcut, resnet
 from neoteny.networks.s4d import S4D, Discretization, Spectrum
 from neoteny.networks.s5 import S5
+from neoteny.networks.spectral import SpectralNorm, with_spectral_norm
 from neoteny.networks.vgg import VGG, vgg
+from neoteny.networks.vit import Attention, ViT, vit
 
 __all__ = [
     "CNN",
@@ -86,6 +88,7 @@ __all__ = [
     "VGG",
     "Activation",
     "ActivationFunction",
+    "Attention",
     "AveragePool2d",
     "BatchNorm",
     "Branches",
@@ -134,8 +137,10 @@ __all__ = [
     "SequenceNetwork",
     "SharedBias",
     "Shortcut",
+    "SpectralNorm",
     "Spectrum",
     "Statistic",
+    "ViT",
     "as_network",
     "check_maker",
     "cnn",
@@ -171,5 +176,7 @@ __all__ = [
     "trainable_spec",
     "use_head",
     "vgg",
+    "vit",
+    "with_spectral_norm",
     "zeros",
 ]

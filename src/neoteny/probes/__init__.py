@@ -9,15 +9,27 @@ from collections.abc import Callable
 
 from neoteny.probes.arrays import flatten_features, pool_features, singular_values
 from neoteny.probes.curvature import (
+    Eigenvalues,
     Spectrum,
     hessian_spectrum,
     hessian_vector_products,
+    largest_eigenvalues,
     output_noise_loss,
     output_sharpness,
+    output_spectrum,
     sharpness,
     spectral_density,
+    training_spectrum,
 )
 from neoteny.probes.dormancy import constant_fraction, dead_fraction, dormant_fraction
+from neoteny.probes.gradients import (
+    Interference,
+    cluster_order,
+    gradient_covariance,
+    interference,
+    view_cosines,
+    view_interference,
+)
 from neoteny.probes.layers import LayerTable, layerwise
 from neoteny.probes.linear import Fitting, LinearProbe, linear_probe, linear_probes
 from neoteny.probes.measurement import (
@@ -84,6 +96,9 @@ KNOWN: dict[Callable, Measurement] = {
     weight_rank: NetworkProbe("weight_rank", weight_rank),
     sharpness: ViewProbe("sharpness", sharpness),
     output_sharpness: ViewProbe("output_sharpness", output_sharpness),
+    hessian_spectrum: ViewProbe("hessian_spectrum", training_spectrum),
+    output_spectrum: ViewProbe("output_spectrum", output_spectrum),
+    gradient_covariance: ViewProbe("gradient_covariance", view_interference),
     plasticity: ViewProbe("plasticity", view_plasticity),
     regret: ViewProbe("regret", view_regret),
     layerwise: LayerProbe("layerwise"),
@@ -96,8 +111,10 @@ KNOWN: dict[Callable, Measurement] = {
 
 __all__ = [
     "KNOWN",
+    "Eigenvalues",
     "FeatureProbe",
     "Fitting",
+    "Interference",
     "LayerMeasure",
     "LayerProbe",
     "LayerTable",
@@ -114,6 +131,7 @@ __all__ = [
     "alignment",
     "cka_matrix",
     "class_variances",
+    "cluster_order",
     "constant_fraction",
     "dead_fraction",
     "dead_units",
@@ -123,10 +141,13 @@ __all__ = [
     "entropy_rank",
     "feature_rank",
     "flatten_features",
+    "gradient_covariance",
     "gradient_norm",
     "hessian_spectrum",
     "hessian_vector_products",
+    "interference",
     "kernel_rank",
+    "largest_eigenvalues",
     "layerwise",
     "linear_cka",
     "linear_probe",
@@ -138,6 +159,7 @@ __all__ = [
     "ood_retained",
     "output_noise_loss",
     "output_sharpness",
+    "output_spectrum",
     "participation_ratio",
     "plasticity",
     "pool_features",
@@ -147,10 +169,13 @@ __all__ = [
     "singular_values",
     "spectral_density",
     "stable_rank",
+    "training_spectrum",
     "trivially_separable",
     "tunnel_percent",
     "tunnel_start",
     "variance_ratio",
+    "view_cosines",
+    "view_interference",
     "view_plasticity",
     "view_regret",
     "weight_change",

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from neoteny.learners.learner import Batch, View
 from neoteny.networks.network import Network, split_trainable
@@ -21,6 +22,9 @@ BREAKDOWN = 1e-10
 
 In float32 ten roundings (1.2e-6) take its place, since the products are no more exact than that.
 """
+
+CHECK_EVERY = 10
+"""Products between two looks at whether the largest eigenvalues have settled."""
 
 SHARPNESS_ITERATIONS = 20
 """Hessian-vector products `sharpness` takes."""
@@ -48,17 +52,115 @@ def hessian_spectrum(
     key: PRNGKeyArray,
     iterations: int = 80,
     draws: int = 1,
+    double: bool = False,
 ) -> Spectrum:
     """Spectrum of the Hessian of `loss(params) -> scalar`, by stochastic Lanczos quadrature.
 
     params: any tree of floating-point arrays (None where there is nothing), n numbers in all. `draws`
     random starting vectors, one after another, with full re-orthogonalisation; memory is min(iterations, n)
     x n numbers, and `hessian_vector_products` says how many products are taken. Computed in the parameters'
-    own precision (float32 at least); the starting vectors do not depend on it. A zero Hessian gives zeros,
-    a non-finite one NaN. ValueError for no parameters, iterations or draws.
+    own precision (float32 at least); the starting vectors do not depend on it. double: in float64, whatever
+    the parameters are; the loss must follow the precision of its argument. A zero Hessian gives zeros, a
+    non-finite one NaN. ValueError for no parameters, iterations or draws, and for `double` inside a compiled
+    function, whose precision was chosen when it was traced.
     """
-    flat, unravel = ravel_pytree(params)
+    if double:
+        with jax.enable_x64(True):
+            return hessian_spectrum(loss, in_double_precision(params), key=key, iterations=iterations, draws=draws)
     count = hessian_vector_products(params, iterations=iterations, draws=draws) // draws
+    product, size, dtype = _products(loss, params)
+
+    def draw(index: Array) -> tuple[Array, Array]:
+        start = _starting_vector(jax.random.fold_in(key, index), size, dtype)
+        return _quadrature(_tridiagonal(product, start, count))
+
+    eigenvalues, weights = jax.lax.map(draw, jnp.arange(draws))
+    return Spectrum(eigenvalues, weights / draws, jnp.max(eigenvalues), jnp.min(eigenvalues))
+
+
+class Eigenvalues(NamedTuple):
+    """The largest eigenvalues of a Hessian, descending, and for each how far the nearest true one may be.
+
+    values, errors: (count,), NaN where the matrix has fewer that differ. products: Hessian-vector products taken.
+    """
+
+    values: Float[Array, " count"]
+    errors: Float[Array, " count"]
+    products: Int[Array, ""]
+
+
+def largest_eigenvalues(
+    loss: Callable[[PyTree], Array],
+    params: PyTree,
+    *,
+    key: PRNGKeyArray,
+    count: int = 10,
+    iterations: int = 80,
+    tolerance: float = 1e-3,
+    double: bool = False,
+) -> Eigenvalues:
+    """The `count` largest eigenvalues of the Hessian of `loss(params) -> scalar`, by Lanczos from one vector.
+
+    It ends once every one of them is within `tolerance` of its own size of a true eigenvalue (the residual of
+    its Ritz vector; Parlett 1998, section 13.2), and after `iterations` products at the latest; every
+    `CHECK_EVERY` products that is looked at. A repeated eigenvalue is found once. Largest, not largest in
+    size: a negative one is no outlier here. Memory, precision and `double` as in `hessian_spectrum`.
+    ValueError for no parameters, iterations or eigenvalues, and for a tolerance that is not positive.
+    """
+    if count < 1 or not tolerance > 0:
+        raise ValueError(f"count must be at least 1 and tolerance positive, not {count} and {tolerance}")
+    if double:
+        with jax.enable_x64(True):
+            wide = in_double_precision(params)
+            return largest_eigenvalues(loss, wide, key=key, count=count, iterations=iterations, tolerance=tolerance)
+    steps = hessian_vector_products(params, iterations=iterations)
+    product, size, dtype = _products(loss, params)
+    found = min(count, steps)
+
+    def ritz(state: _Lanczos) -> tuple[Array, Array]:
+        """Values and errors (found,), descending; -inf where there is none."""
+        matrix, taken = _matrix(state), jnp.arange(steps) < state.index
+        matrix = jnp.where(jnp.isfinite(matrix).all(), matrix, 0)
+        values, vectors = jnp.linalg.eigh(matrix)
+        # Steps not taken are rows apart from the others, and nodes of their own.
+        real = jnp.sum(jnp.square(vectors) * (taken & state.active)[:, None], axis=0) > 0.5
+        last = jnp.clip(state.index - 1, 0)
+        errors = jnp.abs(state.beta[last] * vectors[last])
+        order = jnp.argsort(jnp.where(real, -values, jnp.inf))[:found]
+        return jnp.where(real, values, -jnp.inf)[order], errors[order]
+
+    def settled(state: _Lanczos) -> Array:
+        values, errors = ritz(state)
+        return ~state.more | jnp.all((errors <= tolerance * jnp.abs(values)) & jnp.isfinite(values))
+
+    def advance(carry: tuple[_Lanczos, Array]) -> tuple[_Lanczos, Array]:
+        state = jax.lax.fori_loop(
+            0, jnp.minimum(CHECK_EVERY, steps - carry[0].index), lambda _, s: _advanced(product, s), carry[0]
+        )
+        return state, settled(state)
+
+    state = _begun(_starting_vector(jax.random.fold_in(key, 0), size, dtype), steps)
+    state, _ = jax.lax.while_loop(lambda c: (c[0].index < steps) & ~c[1], advance, (state, jnp.asarray(False)))
+    values, errors = ritz(state)
+    missing = ~jnp.isfinite(values) | ~jnp.isfinite(_matrix(state)).all()
+    values, errors = jnp.where(missing, jnp.nan, values), jnp.where(missing, jnp.nan, errors)
+    nothing = jnp.full(count - found, jnp.nan, dtype)
+    return Eigenvalues(jnp.concatenate([values, nothing]), jnp.concatenate([errors, nothing]), state.index)
+
+
+def in_double_precision(params: PyTree) -> PyTree:
+    """The same numbers in float64, for a call outside of compiled functions and inside `jax.enable_x64(True)`."""
+    if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params)):
+        raise ValueError(
+            "double precision cannot begin inside a compiled function: call this outside of jit, or compile the "
+            "function itself inside `with jax.enable_x64(True)` on float64 parameters"
+        )
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
+
+
+def _products(loss: Callable[[PyTree], Array], params: PyTree) -> tuple[Callable[[Array], Array], int, jnp.dtype]:
+    """Hessian times vector, the number of parameters, and the precision of the vectors."""
+    flat, unravel = ravel_pytree(params)
     dtype = jnp.promote_types(flat.dtype, jnp.float32)
     gradient = jax.grad(loss)
 
@@ -66,13 +168,12 @@ def hessian_spectrum(
         _, tangent = jax.jvp(gradient, (params,), (unravel(vector.astype(flat.dtype)),))
         return ravel_pytree(tangent)[0].astype(dtype)
 
-    def draw(index: Array) -> tuple[Array, Array]:
-        # Drawn in float32 whatever the mode: a key would give other numbers in float64.
-        start = jax.random.normal(jax.random.fold_in(key, index), flat.shape, jnp.float32).astype(dtype)
-        return _quadrature(_tridiagonal(product, start, count))
+    return product, flat.size, dtype
 
-    eigenvalues, weights = jax.lax.map(draw, jnp.arange(draws))
-    return Spectrum(eigenvalues, weights / draws, jnp.max(eigenvalues), jnp.min(eigenvalues))
+
+def _starting_vector(key: PRNGKeyArray, size: int, dtype: jnp.dtype) -> Float[Array, " n"]:
+    # Drawn in float32 whatever the mode: a key would give other numbers in float64.
+    return jax.random.normal(key, (size,), jnp.float32).astype(dtype)
 
 
 def hessian_vector_products(params: PyTree, *, iterations: int = 80, draws: int = 1) -> int:
@@ -85,33 +186,68 @@ def hessian_vector_products(params: PyTree, *, iterations: int = 80, draws: int 
     return draws * min(iterations, size)
 
 
+class _Lanczos(NamedTuple):
+    """A Lanczos iteration: the basis, the tridiagonal matrix so far, and where it stands.
+
+    basis: (m, n), rows not yet filled are zero. alpha, beta: (m,), diagonal and what is beside it. active: (m,), the
+    steps that had a vector. size: the matrix's size as seen so far. more: whether the space goes on.
+    """
+
+    basis: Float[Array, "m n"]
+    alpha: Float[Array, " m"]
+    beta: Float[Array, " m"]
+    active: Bool[Array, " m"]
+    size: Float[Array, ""]
+    more: Bool[Array, ""]
+    index: Int[Array, ""]
+
+
+def _begun(start: Float[Array, " n"], count: int) -> _Lanczos:
+    zeros = jnp.zeros(count, start.dtype)
+    basis = jnp.zeros((count, start.size), start.dtype).at[0].set(start / jnp.linalg.norm(start))
+    going = jnp.asarray(True)
+    return _Lanczos(basis, zeros, zeros, jnp.zeros(count, bool), zeros[0], going, jnp.zeros((), jnp.int32))
+
+
+def _advanced(product: Callable[[Array], Array], state: _Lanczos) -> _Lanczos:
+    """One step further."""
+    basis, index = state.basis, state.index
+    tolerance = max(BREAKDOWN, 10 * float(jnp.finfo(basis.dtype).eps))
+    before = jnp.where(index > 0, state.beta[index - 1], 0)
+    vector = product(basis[index])
+    alpha = basis[index] @ vector
+    # The recurrence first, then full re-orthogonalisation: alone, that would leave a residue of its own rounding. Rows
+    # not yet filled are zero and take nothing away.
+    vector = vector - alpha * basis[index] - before * basis[index - 1]
+    vector = vector - (basis @ vector) @ basis
+    beta = jnp.linalg.norm(vector)
+    size = jnp.maximum(state.size, jnp.abs(alpha) + before + beta)
+    more = state.more & (beta > tolerance * size)
+    following = jnp.where(more, vector / jnp.where(more, beta, 1), 0)
+    return _Lanczos(
+        basis.at[index + 1].set(following, mode="drop"),
+        state.alpha.at[index].set(jnp.where(state.more, alpha, 0)),
+        state.beta.at[index].set(jnp.where(more, beta, 0)),
+        state.active.at[index].set(state.more),
+        size,
+        more,
+        index + 1,
+    )
+
+
+def _matrix(state: _Lanczos) -> Float[Array, "m m"]:
+    """The tridiagonal matrix.
+
+    A step past the end becomes a node of its own, with no weight. At the first Rayleigh quotient it is within the
+    spectrum, so neither the largest nor the smallest eigenvalue needs a mask.
+    """
+    alpha = jnp.where(state.active, state.alpha, state.alpha[0])
+    return jnp.diag(alpha) + jnp.diag(state.beta[:-1], 1) + jnp.diag(state.beta[:-1], -1)
+
+
 def _tridiagonal(product: Callable[[Array], Array], start: Float[Array, " n"], count: int) -> Float[Array, "m m"]:
     """The tridiagonal matrix of `count` Lanczos steps from `start`."""
-    tolerance = max(BREAKDOWN, 10 * float(jnp.finfo(start.dtype).eps))
-    basis = jnp.zeros((count, start.size), start.dtype).at[0].set(start / jnp.linalg.norm(start))
-
-    def step(carry, index):
-        basis, before, size, active = carry
-        vector = product(basis[index])
-        alpha = basis[index] @ vector
-        # Full re-orthogonalisation, twice: once leaves a residue of its own rounding. Rows not yet filled
-        # are zero and take nothing away.
-        for _ in range(2):
-            vector = vector - (basis @ vector) @ basis
-        beta = jnp.linalg.norm(vector)
-        size = jnp.maximum(size, jnp.abs(alpha) + before + beta)
-        more = active & (beta > tolerance * size)
-        following = jnp.where(more, vector / jnp.where(more, beta, 1), 0)
-        basis = basis.at[index + 1].set(following, mode="drop")
-        kept = jnp.where(more, beta, 0)
-        return (basis, kept, size, more), (jnp.where(active, alpha, 0), kept, active)
-
-    nothing = jnp.zeros((), start.dtype)
-    _, (alpha, beta, active) = jax.lax.scan(step, (basis, nothing, nothing, jnp.asarray(True)), jnp.arange(count))
-    # A step past the end becomes a node of its own, with no weight. At the first Rayleigh quotient it is
-    # within the spectrum, so neither the largest nor the smallest eigenvalue needs a mask.
-    alpha = jnp.where(active, alpha, alpha[0])
-    return jnp.diag(alpha) + jnp.diag(beta[:-1], 1) + jnp.diag(beta[:-1], -1)
+    return _matrix(jax.lax.fori_loop(0, count, lambda _, state: _advanced(product, state), _begun(start, count)))
 
 
 def _quadrature(matrix: Float[Array, "m m"]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
@@ -178,3 +314,39 @@ def output_sharpness(
     noise_key, start_key = jax.random.split(key)
     loss, parameters = output_noise_loss(view.network, batch.inputs, key=noise_key)
     return {ALL: hessian_spectrum(loss, parameters, key=start_key, iterations=iterations).largest}
+
+
+def training_spectrum(
+    view: View, batch: Batch, key: PRNGKeyArray, *, iterations: int = 80, draws: int = 1
+) -> dict[str, Float[Array, ""]]:
+    """`hessian_spectrum` of the training loss on `batch`, of any learner; places as in `spectrum_places`."""
+    loss_key, start_key = jax.random.split(key)
+    parameters, rest = split_trainable(view.network)
+
+    def loss(parameters: PyTree) -> Array:
+        return view.loss(eqx.combine(parameters, rest), batch, loss_key)
+
+    return spectrum_places(hessian_spectrum(loss, parameters, key=start_key, iterations=iterations, draws=draws))
+
+
+def output_spectrum(
+    view: View, batch: Batch, key: PRNGKeyArray, *, iterations: int = 80, draws: int = 1
+) -> dict[str, Float[Array, ""]]:
+    """`hessian_spectrum` of `output_noise_loss` on the batch's inputs; places as in `spectrum_places`."""
+    noise_key, start_key = jax.random.split(key)
+    loss, parameters = output_noise_loss(view.network, batch.inputs, key=noise_key)
+    return spectrum_places(hessian_spectrum(loss, parameters, key=start_key, iterations=iterations, draws=draws))
+
+
+def spectrum_places(spectrum: Spectrum) -> dict[str, Float[Array, ""]]:
+    """A spectrum as records: places `largest`, `smallest` and `mean` (trace / parameters), and the nodes of the density
+    as `eigenvalue:i` and `weight:i`, i from 0 over all draws.
+    """
+    nodes, weights = spectrum.eigenvalues.reshape(-1), spectrum.weights.reshape(-1)
+    return {
+        "largest": spectrum.largest,
+        "smallest": spectrum.smallest,
+        "mean": jnp.sum(weights * nodes),
+        **{f"eigenvalue:{i}": node for i, node in enumerate(nodes)},
+        **{f"weight:{i}": weight for i, weight in enumerate(weights)},
+    }

@@ -146,7 +146,8 @@ def view_plasticity(
 ) -> dict[str, Float[Array, ""]]:
     """`plasticity` on the batch's inputs, recorded at places initial, final, baseline and diverged.
 
-    The rise is a difference of records (final at t less final at 0), so it is left to the analysis.
+    A network whose outputs are distributions is trained by its own loss and measured in what they stand for. The rise
+    is a difference of records (final at t less final at 0), so it is left to the analysis.
     """
     measured = plasticity(
         view.network,
@@ -157,6 +158,8 @@ def view_plasticity(
         targets=targets,
         steps=steps,
         batch_size=batch_size,
+        loss=view.fit or squared_error,
+        decode=view.decode or plain,
     )
     return {
         "initial": measured.initial,
@@ -185,6 +188,8 @@ def view_regret(
         targets=targets,
         steps=steps,
         batch_size=batch_size,
+        loss=view.fit or squared_error,
+        decode=view.decode or plain,
     )
     return {"": measured}
 

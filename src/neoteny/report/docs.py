@@ -75,6 +75,10 @@ def section_text(
     if study.summary is not None:
         lines += [line for told in study.summary(results.records) for line in (f"- {_cell(told)}",)] + [""]
     lines += _verdicts(claims)
+    for table in study.tables:
+        drawn = table.draw(results.records)
+        if drawn is not None:
+            lines += ["", f"**{table.title}.** {table.caption}", "", *_table(*drawn)]
     for figure in study.figures:
         if figure.name in figures:
             lines += ["", f"**{figure.title}.** {figure.caption}", "", f"![{figure.title}]({figures[figure.name]})"]
@@ -121,6 +125,11 @@ def _verdicts(claims: Sequence[Mapping[str, Any]]) -> list[str]:
                 f"{formats.interval(part['interval'])} | {part['n']} | {VERDICTS[part['verdict']]} |"
             )
     return lines
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    marks = ["---"] * len(header)
+    return [f"| {' | '.join(_cell(text) for text in row)} |" for row in (header, marks, *rows)]
 
 
 def _quantities(name: str, verdict: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

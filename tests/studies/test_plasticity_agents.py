@@ -1,0 +1,485 @@
+"""Case studies 2 and 3, treatments and width: claims on records made up so that the right verdict is known, scripts,
+networks, and presets.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import replace
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import polars as pl
+import pytest
+
+from neoteny.analysis.claims import evaluate
+from neoteny.errors import UsageError
+from neoteny.lab import configs
+from neoteny.lab.plan import Request, make_plan
+from neoteny.learners import Transitions, dqn
+from neoteny.networks import BatchNorm, LayerNorm, SpectralNorm, resnet
+from neoteny.studies.plasticity import CLAIMS, STUDY, summary
+from neoteny.studies.plasticity.agents import (
+    TREATMENTS,
+    AgentConfig,
+    learner,
+    maker,
+    script,
+    stream,
+    values,
+)
+from neoteny.studies.plasticity.figures import beside_the_paper
+from neoteny.studies.plasticity.games import ATARI, AtariConfig, GameConfig, game_learner, game_script, game_stream
+from neoteny.studies.plasticity.published import FINAL, RISE, published
+from neoteny.studies.plasticity.runs import compared, probed
+from neoteny.studies.plasticity.walk import WalkConfig, times
+from neoteny.studies.plasticity.walk import learner as walk_learner
+from neoteny.studies.plasticity.walk import script as walk_script
+from neoteny.studies.plasticity.walk import stream as walk_stream
+from neoteny.training import Intervene, Probe, Train
+
+SEEDS = 8
+BASE = AgentConfig(width=128, iterations=2, probe_every=1, updates=1_000)
+AS_CLAIMED = {
+    ("none", "scalar"): 0.3,
+    ("none", "two_hot"): 0.1,
+    ("layer_norm", "scalar"): 0.2,
+    ("reset_last", "scalar"): 0.1,
+    ("shrink_perturb", "scalar"): 0.5,
+    ("weight_decay", "scalar"): 0.31,
+    ("reset_optimizer", "scalar"): 0.32,
+}
+"""(treatment, output) -> rise."""
+
+
+def agent(config: AgentConfig, experiment: str, rise: float, *, growth: float = 1.0, statistics=None) -> list[dict]:
+    """The records of one agent: the probe task at 0, 1 and 2 iterations, curvature that grows, and statistics."""
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    common = {"run": f"{experiment}-{sorted(fields.items())}", "experiment": experiment, **fields}
+    rows = []
+
+    def record(step, metric, place, value):
+        rows.append({**common, "step": step, "metric": metric, "place": place, "value": float(value)})
+
+    for number, step in enumerate((1, 1_000, 2_000)):
+        final = 0.2 + rise * number / 2
+        for place, value in (("initial", 0.5), ("final", final), ("baseline", 0.5), ("diverged", 0.0)):
+            record(step, "plasticity", place, value)
+        record(step, "output_sharpness", "all", 2.0 * np.exp(growth * number / 2))
+    for (metric, place), value in (statistics or {}).items():
+        record(2_000, metric, place, value)
+    return rows
+
+
+def experiments(rises=AS_CLAIMED, *, growth=None, statistics=None, noise=0.01, labels=("true", "random"), **changed):
+    """Records of interventions; `statistics(rise, labels)` gives those of one agent."""
+    rng, rows = np.random.default_rng(0), []
+    for (treatment, output), rise in rises.items():
+        for kind in labels:
+            for seed in range(SEEDS):
+                config = replace(BASE, treatment=treatment, output=output, labels=kind, seed=seed, **changed)
+                mine = rise + rng.normal(scale=noise)
+                grown = (growth or {}).get(treatment, 2.0) + rng.normal(scale=0.1)
+                held = statistics(mine, kind, rng) if statistics else None
+                rows += agent(config, "interventions", mine, growth=grown, statistics=held)
+    return pl.DataFrame(rows)
+
+
+def widths(rises: dict[int, float], noise=0.01) -> pl.DataFrame:
+    rng, rows = np.random.default_rng(1), []
+    for width, rise in rises.items():
+        for period in (1, 100):
+            for seed in range(SEEDS):
+                config = replace(BASE, width=width, target_period=period, seed=seed)
+                rows += agent(config, "width", rise + rng.normal(scale=noise))
+    return pl.DataFrame(rows)
+
+
+def walks(sharper: float, interfering: float, noise=0.05) -> pl.DataFrame:
+    """Records of walk: what gradient descent has at the end beyond the walk, in log curvature and negative share."""
+    rng, rows = np.random.default_rng(2), []
+    for path in ("gradient", "walk"):
+        for seed in range(SEEDS):
+            config = WalkConfig(path=path, seed=seed)
+            fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+            common = {"run": f"walk-{path}-{seed}", "experiment": "walk", **fields}
+            for step in times(config):
+                more = (path == "gradient") * step / times(config)[-1]
+                largest = np.exp(1 + more * sharper + rng.normal(scale=noise))
+                negative = 0.3 + more * interfering + rng.normal(scale=0.1 * noise)
+                measured = [("output_spectrum", "largest", largest), ("gradient_covariance", "negative", negative)]
+                for i in range(3):
+                    measured += [("output_spectrum", f"eigenvalue:{i}", largest * i / 2)]
+                    measured += [("output_spectrum", f"weight:{i}", 1 / 3)]
+                measured += [("gradient_cosines", f"{i}|{j}", 0.1 * (i - j)) for i in range(4) for j in range(i + 1, 4)]
+                for metric, place, value in measured:
+                    rows.append({**common, "step": step, "metric": metric, "place": place, "value": float(value)})
+    return pl.DataFrame(rows)
+
+
+def verdicts(frame: pl.DataFrame) -> dict[str, dict]:
+    return {claim["id"]: claim for claim in evaluate(CLAIMS, frame)}
+
+
+def outcomes(frame: pl.DataFrame, *names: str) -> list[str]:
+    found = verdicts(frame)
+    return [found[f"UPL-{name}"]["verdict"] for name in names]
+
+
+TREATMENT_CLAIMS = ("8", "9", "10", "11", "12", "13", "16")
+
+
+def test_treatments_hold_where_it_is_so():
+    frame = experiments(growth={"layer_norm": 0.5})
+    found = verdicts(frame)
+    assert {found[f"UPL-{name}"]["verdict"] for name in (*TREATMENT_CLAIMS, "15")} == {"holds"}
+    parts = found["UPL-8"]["parts"]
+    assert [part["name"] for part in parts] == [
+        "mnist_digits, mlp, random labels, adam",
+        "mnist_digits, mlp, true labels, adam",
+    ]
+    assert all(part["measured"] == pytest.approx(-0.2, abs=0.02) and part["n"] == SEEDS for part in parts)
+    assert found["UPL-15"]["parts"][0]["measured"] == pytest.approx(-1.5, abs=0.2)
+
+
+def test_treatments_fail_where_the_opposite_is_so():
+    worse = {**dict.fromkeys(AS_CLAIMED, 0.5), ("none", "scalar"): 0.3, ("shrink_perturb", "scalar"): 0.1,
+             ("reset_optimizer", "scalar"): 0.1}  # fmt: skip
+    frame = experiments(worse, growth={"layer_norm": 4.0})
+    assert set(outcomes(frame, *TREATMENT_CLAIMS, "15")) == {"fails"}
+
+
+@pytest.mark.parametrize(
+    ("claim", "treated", "inside", "outside"),
+    [
+        ("8", ("none", "two_hot"), 0.29, 0.31),
+        ("10", ("layer_norm", "scalar"), 0.29, 0.31),
+        ("11", ("reset_last", "scalar"), 0.29, 0.31),
+        ("12", ("shrink_perturb", "scalar"), 0.285, 0.275),
+        ("13", ("weight_decay", "scalar"), 0.345, 0.355),
+        ("13", ("weight_decay", "scalar"), 0.255, 0.245),
+        ("16", ("reset_optimizer", "scalar"), 0.285, 0.275),
+    ],
+)
+def test_thresholds_are_those_of_the_specification(claim, treated, inside, outside):
+    for rise, expected in ((inside, "holds"), (outside, "fails")):
+        frame = experiments({("none", "scalar"): 0.3, treated: rise}, noise=1e-4)
+        assert outcomes(frame, claim) == [expected]
+
+
+def test_one_setting_that_fails_is_enough_and_noise_is_inconclusive():
+    good = experiments(labels=("true",))
+    bad = experiments({**AS_CLAIMED, ("none", "two_hot"): 0.5}, labels=("random",))
+    assert outcomes(pl.concat([good, bad]), "8") == ["fails"]
+    assert outcomes(experiments({**AS_CLAIMED, ("none", "two_hot"): 0.3}, noise=0.2), "8") == ["inconclusive"]
+
+
+def test_holm_asks_more_of_a_family():
+    """Differences that clear 0 alone in one setting, and not once there are two to choose from."""
+
+    def frame(kinds):
+        rows = []
+        for kind in kinds:
+            for seed in range(SEEDS):
+                bare = replace(BASE, labels=kind, seed=seed)
+                rows += agent(bare, "interventions", 0.3)
+                offset = -0.1 + 0.101 * (-1) ** seed if kind == "true" else 0.1 * (-1) ** seed
+                rows += agent(replace(bare, output="two_hot"), "interventions", 0.3 + offset)
+        return pl.DataFrame(rows)
+
+    assert outcomes(frame(("true",)), "8") == ["holds"]
+    parts = verdicts(frame(("true", "random")))["UPL-8"]["parts"]
+    assert [part["verdict"] for part in parts] == ["inconclusive", "inconclusive"]
+
+
+def test_the_rise_of_the_first_probe_is_zero_and_a_diverged_agent_learned_nothing():
+    frame = experiments(labels=("true",))
+    table = probed(frame, "interventions")
+    assert table.filter(pl.col("iteration") == 0)["rise"].to_list() == [0.0] * (len(AS_CLAIMED) * SEEDS)
+    lost = frame["run"][0]
+    kept = frame.filter((pl.col("run") != lost) | (pl.col("step") == 1))
+    assert lost not in probed(kept, "interventions")["run"], "unfinished runs are left out"
+    died = frame.filter(pl.col("run") == lost).head(1)
+    died = died.with_columns(metric=pl.lit("diverged"), step=pl.lit(500, died["step"].dtype))
+    mine = probed(pl.concat([kept, died]), "interventions").filter(pl.col("run") == lost)
+    np.testing.assert_allclose(mine["final"], [0.2, 0.5, 0.5])
+    np.testing.assert_allclose(mine["rise"], [0.0, 0.3, 0.3])
+
+
+def test_comparisons_are_paired_by_seed():
+    table = probed(experiments(labels=("true",)), "interventions").filter(pl.col("iteration") == 2)
+    (difference,) = compared(table, "rise", ("none", "two_hot")).values()
+    one, two = (
+        table.filter((pl.col("treatment") == "none") & (pl.col("output") == output)).sort("seed")["rise"].to_numpy()
+        for output in ("two_hot", "scalar")
+    )
+    np.testing.assert_array_equal(difference, one - two)
+    fewer = table.filter((pl.col("output") == "scalar") | (pl.col("seed") < 3))
+    assert len(next(iter(compared(fewer, "rise", ("none", "two_hot")).values()))) == 3
+
+
+def test_the_walk():
+    assert outcomes(walks(1.0, 0.2), "5", "6") == ["holds", "holds"]
+    assert outcomes(walks(-1.0, -0.2), "5", "6") == ["fails", "fails"]
+    assert outcomes(walks(0.01, 0.001), "5", "6") == ["inconclusive", "inconclusive"]
+    found = verdicts(walks(1.0, 0.2))["UPL-5"]
+    assert found["measured"] == pytest.approx(1.0, abs=0.1)
+    assert [part["name"].split(" (")[0] for part in found["parts"]] == [
+        "after 1 updates",
+        "after 1,000 updates",
+        "after 20,000 updates",
+    ]
+    other = walks(1.0, 0.2).with_columns(width=pl.lit(32, pl.Int64), run=pl.col("run") + "-other")
+    mixed = verdicts(pl.concat([walks(1.0, 0.2), other]))["UPL-5"]
+    assert (mixed["verdict"], "width" in mixed["reason"]) == ("not_run", True)
+
+
+STATISTICS = (("weight_norm", "all"), ("weight_rank", "all"), ("dead_units", "all"), ("feature_rank", "hidden2"))
+
+
+def test_signs_that_flip_and_signs_that_do_not():
+    def statistics(signs):
+        def measured(rise, kind, rng):
+            return {name: signs[kind] * rise + rng.normal(scale=0.01) for name in STATISTICS}
+
+        return measured
+
+    flipping = experiments(statistics=statistics({"true": 1, "random": -1}))
+    constant = experiments(statistics=statistics({"true": 1, "random": 1}))
+    nothing = experiments(statistics=lambda rise, kind, rng: {name: rng.normal() for name in STATISTICS})
+    assert outcomes(flipping, "7") == ["holds"]
+    assert outcomes(constant, "7") == ["fails"]
+    assert outcomes(nothing, "7") == ["inconclusive"]
+    one = experiments(labels=("true",), statistics=statistics({"true": 1}))
+    assert outcomes(one, "7") == ["inconclusive"], "one setting cannot have two signs, nor the same in all"
+    signs = [part["parts"][0]["measured"] for part in verdicts(flipping)["UPL-7"]["parts"]]
+    assert len(signs) == 4
+    assert all(sign < -0.9 for sign in signs)
+
+
+def test_width():
+    assert outcomes(widths({16: 0.5, 64: 0.4, 256: 0.3}), "14") == ["holds"]
+    assert outcomes(widths({16: 0.3, 64: 0.3, 256: 0.5}), "14") == ["fails"]
+    gone = verdicts(widths({16: 0.3, 64: 0.1, 256: -0.1}))["UPL-14"]
+    assert [part["verdict"] for part in gone["parts"]] == ["holds", "fails"]
+    assert gone["parts"][0]["measured"] == pytest.approx(-0.1, abs=0.01)
+    assert outcomes(widths({16: 0.3}), "14") == ["not_run"]
+
+
+def test_what_was_not_run_or_is_mixed_is_said_to_be_so():
+    everything = {claim["id"] for claim in evaluate(CLAIMS, walks(1.0, 0.2)) if claim["verdict"] != "not_run"}
+    assert everything == {"UPL-5", "UPL-6"}
+    mixed = pl.concat([experiments(labels=("true",)), experiments(labels=("true",), batch=64)])
+    found = verdicts(mixed)["UPL-8"]
+    assert (found["verdict"], "batch" in found["reason"]) == ("not_run", True)
+    short = experiments(labels=("true",), updates=10).filter(pl.col("step") == 1)
+    assert "at least 1000 updates" in verdicts(short)["UPL-8"]["reason"]
+
+
+def test_figures_tables_and_summary_of_every_part():
+    def held(rise, kind, rng):
+        return {name: rise + rng.normal(scale=0.1) for name in STATISTICS}
+
+    parts = [experiments(statistics=held), walks(1.0, 0.2), widths({16: 0.5, 64: 0.4})]
+    drawn = {figure.name for part in parts for figure in STUDY.figures if figure.draw(part) is not None}
+    assert drawn == {
+        "walk_curvature", "walk_interference", "walk_density", "cosines_gradient", "cosines_walk", "probe_loss", "rise",
+        "agents_curvature", "falsification", "width",
+    }  # fmt: skip
+    told = summary(parts[0])
+    assert len(told) == 2
+    assert all("two-hot +0.1" in text and "layer norm +0.2" in text for text in told)
+    header, rows = beside_the_paper(parts[0])
+    assert len(rows) == 2 * len(AS_CLAIMED)
+    row = next(dict(zip(header, row, strict=True)) for row in rows if row[1] == "layer norm")
+    assert (row["paper: final"], row["paper: rise"]) == ("0.60", "0.43")
+    assert float(row["rise"].split(" ± ")[0]) == pytest.approx(0.2, abs=0.02)
+    assert beside_the_paper(parts[1]) is None
+
+
+def test_the_paper_s_own_table():
+    assert published(RISE, "cifar10", "shrink_perturb", "scalar", "resnet18") == "0.79 ± 0.21"
+    assert published(RISE, "mnist_digits", "none", "scalar", "vit") == "0.06"
+    assert published(FINAL, "cifar10", "none", "two_hot", "mlp") == "0.49"
+    assert published(RISE, "cifar10", "layer_norm", "scalar", "vit") == "-"
+    assert published(RISE, "digits", "none", "scalar", "mlp") == "-"
+
+
+# Configurations, networks and scripts -----------------------------------------------------------------------------
+
+TINY = AgentConfig(
+    data="digits", width=8, iterations=4, updates=10, probe_every=2, batch=8, capacity=50, target_period=10,
+    probe_targets=2, probe_steps=3, probe_samples=16,
+)  # fmt: skip
+
+
+def batch(config, rows=8) -> Transitions:
+    environment = stream(config)[0].environment
+    shape = environment.images.input_shape
+    x = jax.random.uniform(jax.random.key(0), (2, rows, *shape))
+    actions = jnp.arange(rows, dtype=jnp.int32) % environment.classes
+    return Transitions(x[0], actions, jnp.ones(rows), jnp.full(rows, 0.99), x[1], 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("treatment", list(TREATMENTS))
+def test_every_treatment_changes_what_it_says(treatment):
+    config = replace(TINY, treatment=treatment)
+    events = script(config, tuple(stream(config)))
+    changes = [event.intervention for event in events if isinstance(event, Intervene)]
+    at_target = treatment in ("reset_last", "shrink_perturb", "reset_optimizer", "redo")
+    assert len(changes) == (3 if at_target else 0), "at every copy of the target but the one at the end"
+    network = maker(config)(jax.random.key(0))
+    layers = jax.tree.leaves(network, is_leaf=lambda node: isinstance(node, LayerNorm | SpectralNorm))
+    normed = [layer for layer in layers if isinstance(layer, LayerNorm | SpectralNorm)]
+    assert len(normed) == {"layer_norm": 2, "spectral_norm": 1}.get(treatment, 0)
+    made, plain = learner(config), learner(TINY)
+    state, bare = (each.init(jax.random.key(0)) for each in (made, plain))
+    data = batch(config)
+    view, other = made.view(state), plain.view(bare)
+    differs = float(view.loss(view.network, data, None)) != float(other.loss(other.network, data, None))
+    assert differs == (treatment in ("layer_norm", "spectral_norm", "weight_decay"))
+
+
+@pytest.mark.parametrize("output", ["scalar", "two_hot"])
+def test_the_probe_task_reads_and_fits_what_the_outputs_stand_for(output):
+    config = replace(TINY, output=output)
+    made = learner(config)
+    state = made.init(jax.random.key(0))
+    view, data = made.view(state), batch(config)
+    outputs = view.network(data.inputs).output
+    form = values(config)
+    assert outputs.shape == (8, form.outputs(10))
+    np.testing.assert_allclose(view.decode(outputs), form.expected(form.by_action(outputs)), rtol=1e-6)
+    targets = view.decode(outputs) + 0.5
+    before = float(view.fit(outputs, targets))
+    step = jax.grad(lambda o: view.fit(o, targets))(outputs)
+    assert float(view.fit(outputs - 0.1 * step, targets)) < before
+    if output == "scalar":
+        assert before == pytest.approx(0.25, rel=1e-4)
+
+
+def test_the_support_covers_the_returns():
+    form = values(replace(TINY, output="two_hot"))
+    assert (float(form.centres[0]), float(form.centres[-1]), len(form.centres)) == (-1.0, pytest.approx(100.0), 51)
+
+
+def test_looks_come_before_changes_and_every_copy_of_the_target_is_followed():
+    config = replace(TINY, treatment="reset_last")
+    events = script(config, tuple(stream(config)))
+    at, seen = 0, []
+    for event in events:
+        if isinstance(event, Train):
+            at += event.steps
+        elif isinstance(event, Probe):
+            seen.append((at, "look"))
+        elif isinstance(event, Intervene):
+            seen.append((at, "change"))
+    assert at == 40
+    assert list(dict.fromkeys(seen)) == [
+        (1, "look"), (10, "change"), (20, "look"), (20, "change"), (30, "change"), (40, "look"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("network", ["cnn", "vit"])
+def test_small_networks_of_the_paper_learn_by_q_learning(network):
+    config = replace(TINY, network=network)
+    made, data = learner(config), batch(config)
+    update = eqx.filter_jit(made.update)
+    state, losses = made.init(jax.random.key(0)), []
+    for number in range(30):
+        state, metrics = update(state, data, jax.random.key(number))
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_residual_networks_learn_by_q_learning_and_keep_their_moments():
+    narrow = dqn(resnet((8, 8, 1), 10, depth=18, width=0.0625), optax.adam(1e-2), double=False)
+    state, data = narrow.init(jax.random.key(0)), batch(TINY)
+    update, losses = eqx.filter_jit(narrow.update), []
+    for number in range(20):
+        state, metrics = update(state, data, jax.random.key(number))
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.7 * losses[0]
+    nodes = jax.tree.leaves(state.networks["online"], is_leaf=lambda node: isinstance(node, BatchNorm))
+    norms = [node for node in nodes if isinstance(node, BatchNorm)]
+    assert len(norms) == 20
+    assert all(np.abs(norm.mean.value).max() > 0 for norm in norms)
+    config = replace(TINY, network="resnet18")
+    whole = eqx.filter_eval_shape(lambda key: maker(config)(key), jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(whole)) > 11_000_000
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (AgentConfig, {"iterations": (15,)}, "multiple of probe_every"),
+        (AgentConfig, {"network": ("vit",), "treatment": ("layer_norm",)}, "for the networks mlp and cnn"),
+        (AgentConfig, {"network": ("resnet18",), "treatment": ("spectral_norm",)}, "for the networks mlp and cnn"),
+        (AgentConfig, {"epsilon": (1.5,)}, "epsilon is a probability"),
+        (AgentConfig, {"l2": (-1.0,)}, "l2 must not be negative"),
+        (AgentConfig, {"seed": (-1,)}, "seed must not be negative"),
+        (AgentConfig, {"learning_rate": (0.0,)}, "learning_rate must be positive"),
+        (WalkConfig, {"lanczos": (0,)}, "lanczos must be positive"),
+        (GameConfig, {"frames": (1_001,)}, "frames must be a multiple"),
+        (AtariConfig, {"evaluate_every": (100,)}, "evaluate_every"),
+    ],
+)
+def test_values_out_of_range_are_refused(config, changes, message):
+    with pytest.raises(UsageError, match=message):
+        configs.product(config, changes)
+
+
+def test_the_walk_is_looked_at_when_the_paper_does():
+    config = WalkConfig(data="digits", pool=1, width=8)
+    assert times(config) == (1, 1_000, 20_000, 25_000)
+    events = walk_script(config, tuple(walk_stream(config)))
+    assert sum(event.steps for event in events if isinstance(event, Train)) == 25_000
+    one, two = (walk_learner(replace(config, path=path)).init(jax.random.key(0)) for path in ("gradient", "walk"))
+    assert set(two.networks) - set(one.networks) == {"leader_online", "leader_target"}
+    assert eqx.tree_equal(one.networks["online"], two.networks["online"])
+
+
+@pytest.mark.parametrize("preset", list(STUDY.presets))
+def test_every_preset_resolves(preset):
+    plan = make_plan(STUDY, Request("plasticity", preset))
+    kinds = {run.experiment for run in plan.runs.values()}
+    agents = {"walk", "interventions", "width"}
+    assert (
+        kinds
+        == {
+            "smoke": {"case1", "remedies", "games"} | agents,
+            "demo": {"case1", "remedies"},
+            "quick": {"case1", "remedies", "combined"} | agents,
+            "quick_full": {"case1"},
+            "minatar": {"games"},
+            "paper": {"case1", "remedies", "combined", "falsification", "games", "atari"} | agents,
+            "paper_long": {"long"},
+        }[preset]
+    )
+    chosen = {(r.config.treatment, r.config.output) for r in plan.runs.values() if r.experiment == "interventions"}
+    if preset in ("quick", "paper"):
+        assert chosen >= set(AS_CLAIMED) | {("spectral_norm", "scalar")}
+        if preset == "quick":
+            seeds = {r.config.seed for r in plan.runs.values() if r.experiment == "interventions"}
+            assert len(seeds) == 5
+    if preset == "paper":
+        assert sum(run.experiment == "falsification" for run in plan.runs.values()) == 128
+        assert sum(run.experiment == "atari" for run in plan.runs.values()) == 57 * 2 * 3
+        assert len(set(ATARI)) == 57
+        networks = {run.config.network for run in plan.runs.values() if run.experiment == "interventions"}
+        assert networks == {"mlp", "cnn", "resnet18", "vit"}
+
+
+def test_nothing_but_the_norm_differs_between_games():
+    with_norm, without = (GameConfig(frames=1_000, layer_norm=norm) for norm in (True, False))
+    networks = [
+        eqx.filter_eval_shape(game_learner(config).init, jax.random.key(0)).networks["online"]
+        for config in (with_norm, without)
+    ]
+    added = [len(jax.tree.leaves(network)) for network in networks]
+    assert added[0] - added[1] == 4  # scale and bias of two hidden layers
+    events = game_script(with_norm, tuple(game_stream(with_norm)))
+    assert sum(event.steps for event in events if isinstance(event, Train)) == 1_000
