@@ -156,6 +156,4 @@ def action_value_learner(
         return View(state.networks[ONLINE], loss, optimizer, features, make)
 
     origin = Origin({ONLINE: make}, {ONLINE: optimizer}, remember)
-    return Learner(
-        init, update, predict, score, switch, view, origin, act, None if following is None else periodic
-    )
+    return Learner(init, update, predict, score, switch, view, origin, act, None if following is None else periodic)

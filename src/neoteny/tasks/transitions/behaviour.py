@@ -158,9 +158,7 @@ def _played(recipe: Recipe) -> tuple[tuple[_Rows, Array], Array]:
     level = LEVELS[recipe.level]
     environment, capacity = level.environment, level.limit * recipe.count
     actions, shape = environment.specification.actions, environment.specification.shape
-    agent = dqn(
-        mlp(shape, HIDDEN, actions), optax.adam(recipe.learning_rate), target_period=recipe.target_period
-    )
+    agent = dqn(mlp(shape, HIDDEN, actions), optax.adam(recipe.learning_rate), target_period=recipe.target_period)
     root = root_key(recipe.seed)
 
     def see(frame: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,9 @@ TYPES: dict[str, type] = {
 """Arrays with one number a transition, and their types."""
 
 
+NEXT_ACTIONS = ("next_chosen_action", "next_executed_action")
+
+
 class Action(StrEnum):
     """Which of the two stored actions counts: CHOSEN makes noise part of the environment, EXECUTED of the behaviour."""
 
@@ -52,7 +55,9 @@ class TransitionSet:
     behaviour asked for; executed_action: what was done, another one where noise intervened. reward: of the step.
     terminated: no future; truncated: cut off, and the future still has a value. next_*_action: those of the next
     transition, NO_ACTION at the last of an episode. episode: 0, 0, ..., 1, ...; step: 0, 1, ... within each. actions:
-    how many there are. about: what made the data, numbers and text alone. UsageError if these do not fit together.
+    how many there are. about: what made the data, numbers and text alone. loose: the transitions are a sample of their
+    episodes, sorted by episode, each with its next action; what one shows next need not be here. UsageError if these do
+    not fit together.
     """
 
     name: str
@@ -69,6 +74,7 @@ class TransitionSet:
     step: np.ndarray
     actions: int
     about: Mapping[str, Any] = field(default_factory=dict)
+    loose: bool = False
 
     def __post_init__(self):
         count = len(self.obs)
@@ -77,7 +83,9 @@ class TransitionSet:
         for name in ARRAYS:
             array = getattr(self, name)
             if len(array) != count:
-                raise UsageError(f"{self.name}: {name} has {len(array)} rows and obs has {count}; give one a transition")
+                raise UsageError(
+                    f"{self.name}: {name} has {len(array)} rows and obs has {count}; give one a transition"
+                )
             if name in TYPES and (array.ndim != 1 or array.dtype != TYPES[name]):
                 raise UsageError(
                     f"{self.name}: {name} is {array.dtype}{array.shape}; expected {np.dtype(TYPES[name])}({count},)"
@@ -90,7 +98,10 @@ class TransitionSet:
             action = getattr(self, name)
             if action.min() < 0 or action.max() >= self.actions:
                 raise UsageError(f"{self.name}: {name} must be from 0 to {self.actions - 1}")
-        self._check_order()
+        if not self.loose:
+            self._check_order()
+        elif np.any(np.diff(self.episode) < 0):
+            raise UsageError(f"{self.name}: loose transitions must be sorted by episode")
 
     def _check_order(self) -> None:
         """UsageError naming the first transition that is out of its episode's order."""
@@ -101,7 +112,12 @@ class TransitionSet:
         jumps = np.flatnonzero(np.diff(self.episode) != begins[1:])
         ended = np.flatnonzero((self.terminated | self.truncated) & ~last)
         apart = np.flatnonzero([not np.array_equal(self.next_obs[i], self.obs[i + 1]) for i in np.flatnonzero(~last)])
+        strays = np.flatnonzero(
+            (self.next_chosen_action != _following(self.chosen_action, last))
+            | (self.next_executed_action != _following(self.executed_action, last))
+        )
         for rows, what in (
+            (strays, "its next action is not that of the next transition"),
             (wrong, "its step does not follow the one before"),
             (jumps, "its episode is followed by another than the next"),
             (ended, "the episode goes on after its end"),
@@ -125,11 +141,11 @@ class TransitionSet:
 
     @property
     def learnable(self) -> np.ndarray:
-        """(n,) whether a transition may be learned from: the last of an episode only if it terminated.
+        """(n,) whether a transition may be learned from: it terminated, or its next action is known.
 
-        What follows the last stored step of a truncated episode is unknown, so every objective does without it.
+        The action after the last stored step of a truncated episode is unknown, so every objective does without it.
         """
-        return ~self.last | self.terminated
+        return self.terminated | (self.next_chosen_action != NO_ACTION)
 
     def rows(self, share: float = 1.0) -> dict[str, np.ndarray]:
         """Rows to learn from by split, cut by whole episodes: train, and dev, a tenth of the episodes.
@@ -163,13 +179,15 @@ class TransitionSet:
         if len(splits["train"]) == 0 or len(splits["dev"]) == 0:
             raise UsageError(f"{self.name}: a split has no transitions to learn from; give more or longer episodes")
         inputs = np.stack([self.obs, self.next_obs], axis=1)
-        return Arrays(f"{self.name}-{action}", inputs, targets, splits, self.actions, source=json.dumps(dict(self.about)))
+        return Arrays(
+            f"{self.name}-{action}", inputs, targets, splits, self.actions, source=json.dumps(dict(self.about))
+        )
 
     def save(self, path: Path | str) -> None:
         """Write as `.npz`, whole or not at all: the arrays, and `about` as JSON."""
         path = Path(path)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        about = json.dumps({"name": self.name, "actions": self.actions, **self.about})
+        about = json.dumps({"name": self.name, "actions": self.actions, "loose": self.loose, **self.about})
         try:
             with open(partial, "wb") as file:
                 np.savez_compressed(file, about=np.array(about), **{name: getattr(self, name) for name in ARRAYS})
@@ -178,8 +196,13 @@ class TransitionSet:
             partial.unlink(missing_ok=True)
 
 
-ARRAYS = tuple(item.name for item in fields(TransitionSet) if item.name not in ("name", "actions", "about"))
+ARRAYS = tuple(item.name for item in fields(TransitionSet) if item.name not in ("name", "actions", "about", "loose"))
 """The arrays of a `TransitionSet`, by their names in a file."""
+
+
+def _following(action: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """(n,) the action of the next transition, NO_ACTION after the last of an episode."""
+    return np.where(last, NO_ACTION, np.concatenate([action[1:], [NO_ACTION]]))
 
 
 def from_episodes(name: str, arrays: Mapping[str, np.ndarray], actions: int, about: Mapping[str, Any]) -> TransitionSet:
@@ -189,16 +212,15 @@ def from_episodes(name: str, arrays: Mapping[str, np.ndarray], actions: int, abo
     the chosen one. Numbers may have any type.
     """
     given = dict(arrays)
-    missing = [each for each in ("obs", "next_obs", *TYPES) if each not in given and "next_" not in each[:5]]
-    given.setdefault("executed_action", given.get("chosen_action"))
-    missing = [each for each in missing if each != "executed_action"]
+    if "chosen_action" in given:
+        given.setdefault("executed_action", given["chosen_action"])
+    missing = [each for each in ARRAYS if each not in given and each not in NEXT_ACTIONS]
     if missing:
         raise UsageError(f"{name}: the transitions lack {', '.join(missing)}")
     episode = np.asarray(given["episode"])
     last = np.concatenate([episode[1:] != episode[:-1], [True]])
     for which in ("chosen_action", "executed_action"):
-        following = np.concatenate([np.asarray(given[which])[1:], [NO_ACTION]])
-        given[f"next_{which}"] = np.where(last, NO_ACTION, following)
+        given[f"next_{which}"] = _following(np.asarray(given[which]), last)
     for each in ("obs", "next_obs"):
         array = np.asarray(given[each])
         given[each] = array if array.dtype == np.uint8 else array.astype(np.float32)
@@ -220,10 +242,5 @@ def load_npz(path: Path | str) -> TransitionSet:
     if missing:
         raise UsageError(f"{path} is no set of transitions: it lacks {', '.join(missing)}")
     about = json.loads(str(held.pop("about")))
-    name, actions = about.pop("name"), about.pop("actions")
-    return TransitionSet(name, **{each: held[each] for each in ARRAYS}, actions=actions, about=about)
-
-
-def renamed(data: TransitionSet, name: str) -> TransitionSet:
-    """The same transitions under another name."""
-    return replace(data, name=name)
+    name, actions, loose = (about.pop(each) for each in ("name", "actions", "loose"))
+    return TransitionSet(name, **{each: held[each] for each in ARRAYS}, actions=actions, about=about, loose=loose)

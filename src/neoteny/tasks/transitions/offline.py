@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +94,10 @@ def offline(data: Arrays, judged_in: tuple[DeviceEnvironment, ...] = ()) -> Stre
     return Stream(make, 1 + len(judged_in))  # pyright: ignore[reportArgumentType]
 
 
+GREEDY = DeviceExperience(evaluation_epsilon=0.0)
+"""How a policy is judged: as it is, without exploration."""
+
+
 @dataclass(frozen=True)
 class OfflineSource:
     """Shuffled minibatches of a recorded task; environments are played in evaluations alone.
@@ -102,15 +106,15 @@ class OfflineSource:
     """
 
     batch_size: int = 64
-    playing: DeviceExperience = DeviceExperience(evaluation_epsilon=0.0)
+    playing: DeviceExperience = GREEDY
     compiled = True
+
+    def __post_init__(self):
+        Minibatch(self.batch_size)  # its checks are this one's
 
     @property
     def _minibatch(self) -> Minibatch:
         return Minibatch(self.batch_size)
-
-    def __post_init__(self):
-        self._minibatch  # noqa: B018 - its own check
 
     def init(self, task: TaskArrays, transform: Transform, key: PRNGKeyArray) -> SourceState:
         """The state at the beginning of the recorded task."""
@@ -129,8 +133,3 @@ class OfflineSource:
     def evaluate(self, task: EnvironmentTask, act: Act, key: PRNGKeyArray, episodes: int) -> dict[str, Array]:
         """Mean return and length of so many episodes; see `DeviceExperience.evaluate`."""
         return self.playing.evaluate(task, act, key, episodes)
-
-
-def with_limit(source: OfflineSource, steps: int) -> OfflineSource:
-    """The source whose evaluations stop episodes after so many steps."""
-    return replace(source, playing=replace(source.playing, evaluation_limit=steps))
