@@ -198,7 +198,7 @@ def _weakens(lanes: pl.DataFrame) -> Verdict:
     if estimate is None:
         return not_run("needs lanes of q with ReLU, and others")
     x, y, seeds = ranks(lanes), column(lanes, "return"), lanes["seed"].to_numpy()
-    cells = (lanes["objective"] + "/" + lanes["activation"]).to_numpy()
+    cells = np.array((lanes["objective"] + "/" + lanes["activation"]).to_list())
     beside = [
         _reported("pooled rho", verdict(_rho(lanes, x, y), Above(0.0))),
         _reported("pooled Kendall's tau-b", verdict(_rho(lanes, x, y, Coefficient.KENDALL), Above(0.0))),
