@@ -62,7 +62,7 @@ def updated(objective, data, **settings) -> np.ndarray:
 
 @pytest.mark.parametrize("double", [False, True])
 def test_behaviour_values_are_q_where_the_next_action_is_the_greedy_one(double):
-    learner, state = prepared("q", double=double)
+    _, state = prepared("q", double=double)
     data = batch()
     chooser = state.networks["online" if double else "target"]
     greedy = jnp.argmax(chooser(data.targets.next_observations).output, axis=1).astype(jnp.int32)
@@ -248,7 +248,9 @@ def test_the_rank_penalty_is_the_spread_of_the_squared_singular_values():
     for shape in ((20, 6), (6, 20)):
         features = np.random.default_rng(0).normal(size=shape)
         s = np.linalg.svd(features, compute_uv=False)
-        assert float(rank_penalty(jnp.asarray(features, jnp.float32))) == pytest.approx(s[0] ** 2 - s[-1] ** 2, rel=1e-4)
+        assert float(rank_penalty(jnp.asarray(features, jnp.float32))) == pytest.approx(
+            s[0] ** 2 - s[-1] ** 2, rel=1e-4
+        )
     maker = mlp(STATES, [8], ACTIONS)
     plain, pressed = (updated("q", batch(), maker=maker, rank_coefficient=c) for c in (None, 0.1))
     assert np.all(np.isfinite(pressed))
@@ -298,6 +300,6 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="Polyak"):
         Polyak(0.0)
     learner = offline_q(table, optax.sgd(0.1), objective=OfflineObjective.Q)
+    wrong, state = Batch(batch().inputs, batch().targets.actions), learner.init(jax.random.key(0))
     with pytest.raises(TypeError, match="batches of transitions"):
-        wrong = Batch(batch().inputs, batch().targets.actions)
-        learner.update(learner.init(jax.random.key(0)), wrong, jax.random.key(0))
+        learner.update(state, wrong, jax.random.key(0))

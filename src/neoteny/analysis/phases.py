@@ -2,7 +2,8 @@
 
 The paper states three phases and no rule; this one is ours. On a series at log-spaced checkpoints, smoothed by a
 3-point median, the fall ends at the first local minimum far enough below the first rank; the rise goes from there to
-the largest rank and counts if it is high enough; the collapse is what follows and counts if the rank ends far enough below.
+the largest rank and counts if it is high enough; the collapse is what follows and counts if the rank ends far enough
+below.
 """
 
 from __future__ import annotations

@@ -462,10 +462,12 @@ def _does_not_depend(lanes: pl.DataFrame) -> Verdict:
             parts.append(
                 _reported(f"{claim} by {probe.name}", replace(other, reason=f"{told}; {other.reason}", parts=()))
             )
-    share = float(np.mean(same))
+    share, seeds = float(np.mean(same)), lanes["seed"].n_unique()
+    if seeds < 2:
+        return inconclusive(f"n = {seeds}: verdicts to compare take at least two seeds")
     outcome = Outcome.HOLDS if share >= LEAST_AGREEMENT else Outcome.FAILS
     reason = f"{sum(same)} of {len(same)} verdicts are those of the default; claimed is a share of {LEAST_AGREEMENT:g}"
-    return Verdict(outcome, share, None, lanes["seed"].n_unique(), reason, tuple(parts))
+    return Verdict(outcome, share, None, seeds, reason, tuple(parts))
 
 
 CLAIMS = (
