@@ -3,14 +3,15 @@
     python benchmarks/offline_rank.py [--updates N] [--sample N] [--threads N] [--out FILE]
 
 neoteny: 45 lanes of each of the nine structures in one compiled program, through the runner that `neoteny run` uses,
-training alone, compilation counted apart. PyTorch: the same double DQN, behaviour values or cloning in eager mode, for a
-sample of lanes spread over the structures; the mean of these times 405 is what the loop would take. Both see minibatches
-of the same recorded data. Each says whether it learns the same thing: the mean loss of its last hundredth.
+training alone, compilation counted apart. PyTorch: the same double DQN, behaviour values or cloning in eager mode, for
+a sample of lanes spread over the structures; the mean of these times 405 is what the loop would take. Both see
+minibatches of the same recorded data. Each says whether it learns the same thing: the mean loss of its last hundredth.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -37,7 +38,7 @@ def _lanes(config: Config) -> list[Config]:
 
 
 def neoteny_seconds(config: Config) -> dict[str, float]:
-    """Seconds of training 45 lanes of one structure, and of compiling; the mean loss of the lanes at the last record."""
+    """Seconds of training 45 lanes of one structure, and of compiling; the lanes' median loss at the last record."""
     sweep = STUDY.experiment("sweep")
     every = max(1, config.updates // 100)
     training = replace(
@@ -68,7 +69,7 @@ def torch_seconds(config: Config, threads: int) -> dict[str, float]:
 
     def network() -> torch.nn.Sequential:
         sizes, layers = [inputs.shape[2], *[config.width] * config.depth], []
-        for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+        for before, after in itertools.pairwise(sizes):
             layers += [torch.nn.Linear(before, after), unit()]
         made = torch.nn.Sequential(*layers, torch.nn.Linear(sizes[-1], data.classes or 0))
         for layer in made:
@@ -111,9 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="405 lanes at once, against one after another")
     parser.add_argument("--updates", type=int, default=2_000, help="of every lane (default 2,000)")
     parser.add_argument("--sample", type=int, default=9, help="lanes of the loop that are trained (default 9)")
-    parser.add_argument(
-        "--threads", type=int, default=1, help="of PyTorch; small networks are fastest on 1 (default 1)"
-    )
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch, fastest here on 1 (default 1)")
     parser.add_argument("--out", type=Path, help="write the numbers here as JSON")
     options = parser.parse_args()
     busy = os.getloadavg()[0]
