@@ -15,6 +15,7 @@ from neoteny.analysis import (
     association_within,
     kendall,
     partial_spearman,
+    simpson,
     spearman,
 )
 from neoteny.analysis.association import _cluster_pairs, _resampled_rank_correlation, _tau
@@ -231,3 +232,32 @@ def test_rank_coefficients_ignore_increasing_maps_and_row_order(x, seed):
         assert coefficient(np.exp(x), y**3) == pytest.approx(value, abs=1e-12)
         assert coefficient(x, -y) == pytest.approx(-value, abs=1e-12)
         assert coefficient(y[order], x[order]) == pytest.approx(value, abs=1e-12)
+
+
+def test_pooling_that_turns_the_sign_is_reported():
+    rng = np.random.default_rng(0)
+    cells = np.repeat([0, 1, 2], 30)
+    inside = rng.normal(size=90)
+    x, y = inside + 10 * cells, -inside + 10 * cells + 0.1 * rng.normal(size=90)
+    seeds = np.tile(np.arange(10), 9)
+    report = simpson(x, y, cells, clusters=seeds, rng=rng, resamples=200)
+    assert report.reversed
+    assert report.pooled.value > 0.5
+    assert set(report.within) == {0, 1, 2} == set(report.opposite)
+    expected = np.mean([spearman(x[cells == c], y[cells == c]) for c in (0, 1, 2)])
+    assert report.mean == pytest.approx(expected)
+    assert report.mean < -0.9
+
+
+def test_pooling_that_keeps_the_sign_is_not_a_reversal():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=60)
+    y, cells = x + 0.5 * rng.normal(size=60), np.repeat(["a", "b"], 30)
+    report = simpson(x, y, cells, rng=rng, resamples=200)
+    assert not report.reversed
+    assert report.opposite == ()
+    # cells in which a variable is constant say nothing, and count for nothing
+    constant = np.where(cells == "b", 0.0, y)
+    alone = simpson(x, constant, cells, rng=rng, resamples=200)
+    assert math.isnan(alone.within["b"].value)
+    assert alone.mean == pytest.approx(alone.within["a"].value)

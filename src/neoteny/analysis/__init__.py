@@ -22,10 +22,12 @@ from neoteny.analysis.aggregates import (
 from neoteny.analysis.anova import Anova, Effect, anova
 from neoteny.analysis.association import (
     Coefficient,
+    Reversal,
     association,
     association_within,
     kendall,
     partial_spearman,
+    simpson,
     spearman,
 )
 from neoteny.analysis.claims import Claim, evaluate, write_claims
@@ -37,6 +39,7 @@ from neoteny.analysis.continual import (
     forward_transfer_by_task,
 )
 from neoteny.analysis.pareto import front_membership, pareto_front
+from neoteny.analysis.phases import Phases, detect_phases
 from neoteny.analysis.verdicts import (
     Above,
     AllOf,
@@ -70,6 +73,8 @@ __all__ = [
     "Interval",
     "NonInferior",
     "Outcome",
+    "Phases",
+    "Reversal",
     "Verdict",
     "all_of",
     "anova",
@@ -77,6 +82,7 @@ __all__ = [
     "association_within",
     "average_performance",
     "cluster_bootstrap",
+    "detect_phases",
     "evaluate",
     "forgetting",
     "forgetting_by_task",
@@ -97,6 +103,7 @@ __all__ = [
     "partial_spearman",
     "probability_of_improvement",
     "seed_bootstrap",
+    "simpson",
     "spearman",
     "stratified_bootstrap",
     "task_median",

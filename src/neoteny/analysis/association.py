@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -144,6 +145,50 @@ def association_within(
             level=level,
         )
     return found
+
+
+@dataclass(frozen=True)
+class Reversal:
+    """An association pooled over cells, and within each of them.
+
+    within: cell -> its interval; cells in which a variable is constant have NaN. mean: of the cells' values, weighted
+    by their rows, cells without a value left out; NaN without any. opposite: cells whose sign is not that of the pooled
+    value. reversed: whether pooled and mean differ in sign (Simpson 1951).
+    """
+
+    pooled: Interval
+    within: dict[str | int | float, Interval]
+    mean: float
+    opposite: tuple[str | int | float, ...]
+
+    @property
+    def reversed(self) -> bool:
+        """Whether the pooled association has the other sign than the mean of those within cells."""
+        return self.pooled.value * self.mean < 0
+
+
+def simpson(
+    x: ArrayLike,
+    y: ArrayLike,
+    cells: ArrayLike,
+    *,
+    method: Coefficient = Coefficient.SPEARMAN,
+    clusters: ArrayLike | None = None,
+    rng: np.random.Generator,
+    resamples: int = 10_000,
+    level: float = 0.95,
+) -> Reversal:
+    """`association` pooled and `association_within` cells, and whether pooling turns the sign; arguments as there."""
+    shared = {"method": method, "clusters": clusters, "rng": rng, "resamples": resamples, "level": level}
+    pooled = association(x, y, **shared)
+    within = association_within(x, y, cells, **shared)
+    labels = np.asarray(cells)
+    rows = {label: int(np.sum(labels == label)) for label in within}
+    defined = {label: each.value for label, each in within.items() if not math.isnan(each.value)}
+    total = sum(rows[label] for label in defined)
+    mean = sum(rows[label] * value for label, value in defined.items()) / total if total else math.nan
+    opposite = tuple(label for label, value in defined.items() if value * pooled.value < 0)
+    return Reversal(pooled, within, mean, opposite)
 
 
 def _average_ranks(x: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

@@ -6,21 +6,16 @@ follower that is copied from the online one every `target_period` updates of the
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from neoteny.learners.descent import descend, trained_stages
-from neoteny.learners.learner import Learner, LearnerState, Origin, Transitions, View, init_stages
-from neoteny.learners.supervised import ONLINE
+from neoteny.learners.action_values import CopyEvery, action_value_learner, taken
+from neoteny.learners.learner import Learner, Transitions
 from neoteny.learners.values import Scalar, Values
-from neoteny.networks.network import Maker, Network, as_network, check_maker, split_trainable
-from neoteny.regularizers import NoPenalty, Regularizer
-from neoteny.training.clock import Clock
-
-TARGET = "target"
+from neoteny.networks.network import Maker, Network
+from neoteny.regularizers import Regularizer
 
 
 def dqn(
@@ -43,31 +38,10 @@ def dqn(
     error), episodes and returns (those that ended meanwhile, and the sum of their returns), reward (mean of a step
     meanwhile).
     """
-    maker = check_maker(maker)
-    if target_period < 1:
-        raise ValueError(f"target_period must be at least 1 update, not {target_period}")
     form = Scalar() if values is None else values
-    penalty = NoPenalty() if regularizer is None else regularizer
-    rule = optax.identity() if before is None else before
-
-    def make(key) -> Network:
-        return as_network(maker(key))
-
-    def remember(networks: dict[str, Network]) -> PyTree:
-        network = networks[ONLINE]
-        return {"penalty": penalty.init(network), "rule": rule.init(trained_stages(network))}
-
-    def init(key) -> LearnerState:
-        network = make(key)
-        networks = {ONLINE: network, TARGET: network}
-        memory = remember(networks)
-        return LearnerState(networks, {ONLINE: init_stages(optimizer, network)}, memory, ((TARGET, ONLINE),), origin)
 
     def action_values(network: Network, observations: Array) -> Array:
         return form.expected(form.by_action(network(observations).output))
-
-    def taken(by_action: Array, actions: Array) -> Array:
-        return jnp.take_along_axis(by_action, actions.reshape(-1, *[1] * (by_action.ndim - 1)), axis=1)[:, 0]
 
     def data_loss(network: Network, target: Network, batch: Transitions, key):
         result = network(batch.observations, train=True, key=key)
@@ -81,66 +55,24 @@ def dqn(
         metrics = {
             "value": jnp.mean(jnp.max(form.expected(by_action), axis=1)),
             "error": jnp.mean(jnp.abs(errors)),
+            **{name: jnp.asarray(getattr(batch, name), jnp.float32) for name in ("episodes", "returns", "reward")},
         }
         return jnp.mean(losses), (result.network, metrics)
-
-    def update(state: LearnerState, batch: Transitions, key):
-        network, target = state.networks[ONLINE], state.networks[TARGET]
-        parameters, rest = split_trainable(network)
-
-        def loss(parameters):
-            network = eqx.combine(parameters, rest)
-            value, (called, metrics) = data_loss(network, target, batch, key)
-            return value + penalty.penalty(network, state.memory["penalty"]), (value, called, metrics)
-
-        gradients, (value, called, metrics) = jax.grad(loss, has_aux=True)(parameters)
-        network, states, rule_state = descend(
-            network, called, gradients, optimizer, state.optimizer[ONLINE], rule, state.memory["rule"]
-        )
-        networks = {**state.networks, ONLINE: network}
-        memory = {**state.memory, "rule": rule_state}
-        new = LearnerState(networks, {ONLINE: states}, memory, state.followers, state.origin)
-        finished = {name: jnp.asarray(getattr(batch, name), jnp.float32) for name in ("episodes", "returns", "reward")}
-        return new, {"loss": value, **metrics, **finished}
-
-    def periodic(state: LearnerState, clock: Clock) -> LearnerState:
-        online, rest = eqx.partition(state.networks[ONLINE], eqx.is_array)
-        target = eqx.filter(state.networks[TARGET], eqx.is_array)
-        copied = jax.lax.cond(clock.update % target_period == 0, lambda: online, lambda: target)
-        networks = {**state.networks, TARGET: eqx.combine(copied, rest)}
-        return LearnerState(networks, state.optimizer, state.memory, state.followers, state.origin)
-
-    def predict(state: LearnerState, inputs: Array) -> Array:
-        return action_values(state.networks[ONLINE], inputs)
 
     def score(outputs: Array, targets: Array) -> dict[str, Array]:
         return {"value": jnp.max(outputs, axis=1)}
 
-    def act(state: LearnerState, observations: Array, key) -> Array:
-        return jnp.argmax(predict(state, observations), axis=1).astype(jnp.int32)
-
-    def switch(state: LearnerState, task_index, sample_previous, key) -> LearnerState:
-        memory = {**state.memory, "penalty": penalty.switch(state.networks[ONLINE], state.memory["penalty"])}
-        return LearnerState(state.networks, state.optimizer, memory, state.followers, state.origin)
-
-    def view(state: LearnerState) -> View:
-        def loss(network: Network, batch: Transitions, key) -> Array:
-            value, _ = data_loss(network, state.networks[TARGET], batch, key)
-            return value + penalty.penalty(network, state.memory["penalty"])
-
-        def features(network: Network, inputs: Array) -> dict[str, Array]:
-            return network(inputs).stages
-
-        def decode(outputs: Array) -> Array:
-            return form.expected(form.by_action(outputs))
-
-        def fit(outputs: Array, targets: Array) -> Array:
-            return jnp.mean(form.regression(form.by_action(outputs), targets))
-
-        return View(state.networks[ONLINE], loss, optimizer, features, make, decode, fit)
-
-    origin = Origin({ONLINE: make}, {ONLINE: optimizer}, remember)
-    return Learner(init, update, predict, score, switch, view, origin, act, periodic)
+    return action_value_learner(
+        maker,
+        optimizer,
+        data_loss,
+        values=lambda outputs: form.expected(form.by_action(outputs)),
+        following=CopyEvery(target_period),
+        score=score,
+        fit=lambda outputs, targets: jnp.mean(form.regression(form.by_action(outputs), targets)),
+        regularizer=regularizer,
+        before=before,
+    )
 
 
 def minatar_rmsprop(learning_rate: float = 2.5e-4) -> optax.GradientTransformation:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import equinox as eqx
 import jax
 import optax
-from jaxtyping import Array, Float32, Int32, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float32, Int32, PRNGKeyArray, PyTree
 
 from neoteny.networks.network import Maker, Network, split_trainable
 
@@ -53,6 +53,20 @@ class Transitions(NamedTuple):
     def targets(self) -> Array:
         """The actions."""
         return self.actions
+
+
+class Outcomes(NamedTuple):
+    """What a data set says happened after its observations: the targets of a `Batch` of transitions.
+
+    actions: (batch,). rewards: (batch,). terminated: (batch,), there is no future. next_observations: (batch, ...) as
+    the network sees them. next_actions: (batch,), those of the data; of no meaning after termination.
+    """
+
+    actions: Int32[Any, " batch"]
+    rewards: Float32[Any, " batch"]
+    terminated: Bool[Any, " batch"]
+    next_observations: Any
+    next_actions: Int32[Any, " batch"]
 
 
 @dataclass(frozen=True, eq=False)

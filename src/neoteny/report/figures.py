@@ -354,6 +354,51 @@ def _alone(line: np.ndarray) -> np.ndarray:
     return seen[1:-1] & ~seen[:-2] & ~seen[2:]
 
 
+def scatter(
+    frame: pl.DataFrame,
+    *,
+    x: str,
+    y: str,
+    by: Sequence[str] = (),
+    labels: Mapping[Key, str] | None = None,
+    panel: str | None = None,
+    crossed: str | None = None,
+    title: str = "",
+    x_label: str | None = None,
+    y_label: str | None = None,
+    columns: int = 3,
+) -> Figure:
+    """A point for every row: `x` against `y`, a look for each setting.
+
+    by, panel, columns: as in `curves`. labels: as in `settings`. crossed: a boolean column; rows in which it is true
+    are crosses. Rows in which x or y is not finite are left out. KeyError for a missing column; ValueError for an
+    empty frame.
+    """
+    _require(frame, [x, y, *by, *(name for name in (panel, crossed) if name is not None)])
+    looks = settings(frame, by, labels)
+    panels = _panels(frame, panel)
+    note = f"{len(frame)} points"
+    if crossed is not None and frame[crossed].any():
+        note += f" · × {_words(crossed)}"
+    with house_style():
+        figure, grid = _grid(len(panels), columns, title, list(looks.values()) if len(looks) > 1 else [], note)
+        for index, (axes, (name, rows)) in enumerate(zip(grid, panels, strict=True)):
+            if panel is not None:
+                axes.set_title(_name([panel], (name,)))
+            for key, part in _split(rows, by).items():
+                look = looks[key]
+                xs, ys = (np.array([_finite(item) for item in part[column].to_list()]) for column in (x, y))
+                marks = part[crossed].to_numpy().astype(bool) if crossed is not None else np.zeros(len(xs), bool)
+                style = {"linestyle": "none", "color": look.colour, "alpha": 0.7, "zorder": 3}
+                axes.plot(xs[~marks], ys[~marks], marker=look.marker, markeredgewidth=0, label=look.label, **style)
+                axes.plot(xs[marks], ys[marks], marker="x", markeredgewidth=1.4, **style)
+            if index + columns >= len(panels):
+                axes.set_xlabel(x_label if x_label is not None else _words(x))
+            if index % columns == 0:
+                axes.set_ylabel(y_label if y_label is not None else _words(y))
+    return figure
+
+
 def intervals(
     frame: pl.DataFrame,
     *,

@@ -16,6 +16,7 @@ STUDIES: Mapping[str, str] = {
     "injection": "Is lost plasticity the limit, and do injected parameters lift it? (Nikishin et al. 2023)",
     "lru": "Do long sequences need more than a linear, stable, normalised recurrence? (Orvieto et al. 2023)",
     "plasticity": "Does a network stay able to learn when its targets keep changing? (Lyle et al. 2023)",
+    "rank": "Does the rank of its features tell how good an offline agent is? (Gulcehre et al. 2022)",
 }
 """Name -> the question it asks."""
 
