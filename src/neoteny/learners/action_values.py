@@ -82,8 +82,9 @@ def action_value_learner(
 
     data_loss: of a batch; see `Loss`. following: how the target network follows; None where the loss needs none, and
     is then given the online network. fit: the loss that fits outputs to given values, as in `View`.
-    sharpness_radius: the gradient is taken at parameters moved this far up the gradient (SAM, Foret et al. 2021, equation 4; norm over all parameters); 0 takes it where they are. optimizer,
-    regularizer, before: as in `supervised`.
+    sharpness_radius: the gradient is taken at parameters moved this far up the gradient (SAM, Foret et al. 2021,
+    equation 4; norm over all parameters); 0 takes it where they are. optimizer, regularizer, before: as in
+    `supervised`.
     """
     maker = check_maker(maker)
     if not sharpness_radius >= 0:
