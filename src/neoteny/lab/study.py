@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from neoteny.tasks.host_experience import HostExperience
     from neoteny.tasks.sources import Minibatch
     from neoteny.tasks.streams import Stream
+    from neoteny.tasks.transitions import OfflineSource
     from neoteny.training.events import Event
 
 Axes = Mapping[str, Sequence[Any]]
@@ -34,8 +35,9 @@ class Experiment:
     stream(config) -> tasks (over arrays, or environments) and script(config, tasks) -> events are called once on the
     host, where Lane fields are not there. learner(config) is called inside the traced program, where Lane fields are
     traced scalars.
-    source(config) -> how tasks are sampled, or how experience is gathered in environments. lanes: runs stepped together
-    at most, where one lane's memory is large; None leaves it to whoever runs it.
+    source(config) -> how tasks are sampled, and policies learned from records judged, or how experience is gathered in
+    environments. lanes: runs stepped together at most, where one lane's memory is large; None leaves it to whoever runs
+    it.
     """
 
     name: str
@@ -44,7 +46,7 @@ class Experiment:
     stream: Callable[[Any], Stream]
     learner: Callable[[Any], Learner]
     script: Callable[[Any, tuple[Any, ...]], tuple[Event, ...]]
-    source: Callable[[Any], Minibatch | DeviceExperience | HostExperience] | None = None
+    source: Callable[[Any], Minibatch | OfflineSource | DeviceExperience | HostExperience] | None = None
     lanes: int | None = None
 
 

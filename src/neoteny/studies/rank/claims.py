@@ -20,6 +20,7 @@ from neoteny.analysis import (
     association,
     cluster_bootstrap,
     detect_phases,
+    inconclusive,
     mean_estimate,
     not_run,
     partial_spearman,
@@ -238,6 +239,10 @@ def _share(lanes: pl.DataFrame, which: np.ndarray) -> Verdict:
     return replace(verdict(estimate, Above(LEAST_SHARE)), n=lanes["seed"].n_unique())
 
 
+def _mean(lanes: pl.DataFrame, name: str) -> float:
+    return float(np.mean(column(lanes, name)))
+
+
 def _collapse_without(lanes: pl.DataFrame) -> Verdict:
     high = lanes.filter(pl.col("learning_rate") >= HIGH_RATE * 0.999)
     claimed, beside = [], []
@@ -249,7 +254,7 @@ def _collapse_without(lanes: pl.DataFrame) -> Verdict:
             _named(f"collapse rate of {objective}", _counted(_share(part, part["collapsed"].to_numpy()), part))
         )
         beside.append(
-            _per_seed(part, lambda rows: float(rows["collapsed"].mean()), f"collapse rate of {objective}", 0.0)
+            _per_seed(part, lambda rows: _mean(rows, "collapsed"), f"collapse rate of {objective}", 0.0)
         )  # fmt: skip
         for (name,), cell in part.partition_by("activation", as_dict=True, maintain_order=True).items():
             beside.append(_reported(f"of {objective}, {name}", _share(cell, cell["collapsed"].to_numpy())))
@@ -264,7 +269,7 @@ def _good_without_collapse(lanes: pl.DataFrame) -> Verdict:
     cut = np.quantile(column(lanes, "return"), 0.9)
     good = (column(part, "return") >= cut) & (column(part, "score") > column(part, "behaviour"))
     keeps = good & ~part["collapsed"].to_numpy() & ~part["diverged"].to_numpy()
-    beside = _per_seed(part.with_columns(pl.Series("keeps", keeps)), lambda r: float(r["keeps"].mean()), "share", 0.0)
+    beside = _per_seed(part.with_columns(pl.Series("keeps", keeps)), lambda r: _mean(r, "keeps"), "share", 0.0)
     return _with_parts(_share(part, keeps), part, beside)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 NAMES = {"q": "Q", "bve": "behaviour values", "bc": "cloning"}
 ACTIVATIONS = {"relu": "ReLU", "tanh": "tanh", "elu": "ELU"}
+CELLS: dict[tuple[Hashable, ...], str] = {
+    (loss, activation): f"{loss}, {activation}" for loss in NAMES.values() for activation in ACTIVATIONS.values()
+}
+"""Objective and activation in words, in the order of the legends."""
 
 
 def _named(lanes: pl.DataFrame) -> pl.DataFrame:
@@ -45,7 +50,7 @@ def _rank_against_return(frame: pl.DataFrame) -> Figure | None:
         x="rank",
         y="score",
         by=("loss", "activation"),
-        labels={(loss, act): f"{loss}, {act}" for loss in NAMES.values() for act in ACTIVATIONS.values()},
+        labels=CELLS,
         panel=_panel(table),
         crossed="diverged",
         x_label="effective rank",
@@ -64,14 +69,13 @@ def _over_rates(frame: pl.DataFrame, measure: str, y_label: str, *conditions: pl
     if table.is_empty():
         return None
     by = ("loss", "activation")
-    labels = {(loss, act): f"{loss}, {act}" for loss in NAMES.values() for act in ACTIVATIONS.values()}
     return curves(
         table,
         x="learning_rate",
         y=measure,
         by=by,
         panel=_panel(table),
-        settings=settings(table, by, labels),
+        settings=settings(table, by, CELLS),
         x_log=True,
         x_label="learning rate",
         y_label=y_label,

@@ -60,7 +60,7 @@ class RamRecipe:
 def record_ram(recipe: RamRecipe, policy: Policy | None = None) -> TransitionSet:
     """Play so many steps and record them, the last episode truncated; the agent that learns meanwhile, or `policy`."""
     environment, version = _environment(recipe)
-    actions = int(environment.action_space.n)
+    actions = int(environment.action_space.n)  # pyright: ignore[reportAttributeAccessIssue] - always Discrete
     agent = _Agent(recipe, actions) if policy is None else None
     rows: dict[str, list] = {name: [] for name in ("obs", "next_obs", "chosen_action", "reward", "terminated")}
     rows |= {name: [] for name in ("truncated", "episode", "step")}

@@ -242,5 +242,7 @@ def load_npz(path: Path | str) -> TransitionSet:
     if missing:
         raise UsageError(f"{path} is no set of transitions: it lacks {', '.join(missing)}")
     about = json.loads(str(held.pop("about")))
-    name, actions, loose = (about.pop(each) for each in ("name", "actions", "loose"))
+    if not {"name", "actions"} <= set(about):
+        raise UsageError(f"{path} is no set of transitions: what it says about itself lacks name or actions")
+    name, actions, loose = about.pop("name"), about.pop("actions"), about.pop("loose", False)
     return TransitionSet(name, **{each: held[each] for each in ARRAYS}, actions=actions, about=about, loose=loose)
