@@ -36,7 +36,8 @@ class Experiment:
     host, where Lane fields are not there. learner(config) is called inside the traced program, where Lane fields are
     traced scalars.
     source(config) -> how tasks are sampled, and policies learned from records judged, or how experience is gathered in
-    environments. lanes: runs stepped together at most, where one lane's memory is large; None leaves it to whoever runs it.
+    environments. lanes: runs stepped together at most, where one lane's memory is large; None leaves it to whoever runs
+    it.
     """
 
     name: str
