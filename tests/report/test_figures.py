@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 import synthetic_study as synthetic
-from neoteny.report import curves, estimates, heatmap, intervals, save, settings
+from neoteny.report import curves, estimates, heatmap, intervals, save, scatter, settings
 from neoteny.report.figures import _apart
 
 
@@ -204,6 +204,20 @@ def test_intervals_draw_mean_and_whisker():
     left, right = axes.get_xlim()
     assert left < min(0, low)
     assert right > high
+
+
+def test_a_scatter_draws_every_row_and_crosses_those_marked():
+    frame = pl.DataFrame(
+        {"x": [1.0, 2.0, 3.0, 4.0], "y": [4.0, 3.0, 2.0, None], "who": ["a", "a", "b", "b"], "lost": [False, True] * 2}
+    )
+    figure = scatter(frame, x="x", y="y", by=("who",), crossed="lost")
+    (axes,) = figure.axes
+    drawn = {(x, line.get_marker()) for line in axes.lines for x in np.asarray(line.get_xdata())}
+    assert {x for x, marker in drawn if marker == "x"} == {2.0, 4.0}
+    assert {x for x, marker in drawn if marker != "x"} == {1.0, 3.0}
+    assert [line.get_color() for line in axes.lines[:2]] != [line.get_color() for line in axes.lines[2:4]]
+    with pytest.raises(KeyError, match="no column 'z'"):
+        scatter(frame, x="z", y="y")
 
 
 def test_estimates_draw_what_they_are_given():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -383,6 +384,12 @@ def records(configs: list[Config]) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None).join(fields, on="run").with_columns(experiment=pl.lit("sweep"))
 
 
+@functools.cache
+def baseline() -> pl.DataFrame:
+    """The records of `SMALL` alone."""
+    return records([SMALL])
+
+
 def test_seeds_differ_in_initialisation_and_batches_and_one_seed_repeats():
     frame = records([SMALL, replace(SMALL, seed=1)])
     again = records([SMALL, replace(SMALL, seed=1)])
@@ -422,7 +429,7 @@ def test_a_file_of_transitions_serves_as_data(tmp_path):
 )  # fmt: skip
 def test_every_intervention_changes_what_is_learned(change):
     assert replace(SMALL, **change) != SMALL
-    frames = [records([config]) for config in (SMALL, replace(SMALL, **change))]
+    frames = baseline(), records([replace(SMALL, **change)])
     metric = "effective_rank" if "features" in change else "train_loss"
     first, second = (frame.filter(pl.col("metric") == metric)["value"].to_numpy() for frame in frames)
     if "features" in change:

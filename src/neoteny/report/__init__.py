@@ -11,6 +11,7 @@ from neoteny.report.figures import (
     house_style,
     intervals,
     save,
+    scatter,
     settings,
 )
 from neoteny.report.page import (
@@ -46,5 +47,6 @@ __all__ = [
     "read_figure",
     "render",
     "save",
+    "scatter",
     "settings",
 ]

@@ -236,7 +236,7 @@ def _share(lanes: pl.DataFrame, which: np.ndarray) -> Verdict:
     own shares are beside it.
     """
     estimate = wilson_interval(int(which.sum()), len(which))
-    return replace(verdict(estimate, Above(LEAST_SHARE)), n=lanes["seed"].n_unique())
+    return verdict(replace(estimate, n=lanes["seed"].n_unique()), Above(LEAST_SHARE))
 
 
 def _mean(lanes: pl.DataFrame, name: str) -> float:
