@@ -6,9 +6,11 @@ import dataclasses
 
 import pytest
 
+from neoteny.analysis import not_run
+from neoteny.analysis.claims import Claim
 from neoteny.cli import main
 from neoteny.errors import UsageError
-from neoteny.lab.results import read
+from neoteny.lab.results import read, timed_packs
 from neoteny.lab.study import StudyTable
 from neoteny.report.docs import write_docs
 
@@ -70,6 +72,15 @@ def test_tables_stand_after_the_verdicts_where_their_records_are(tiny, finished,
     assert f"**Runs.** How many.\n\n| runs | a\\|b |\n| --- | --- |\n| {runs} | &lt;x> |\n" in text
     assert "Nothing" not in text
     assert text.index("| claim | quantity |") < text.index("**Runs.**")
+
+
+def test_claims_about_speed_are_judged_by_the_timings(tiny, finished, docs):
+    def packs(frame, timings):
+        return not_run(f"{len(timings)} timed rows")
+
+    claim = Claim("TINY-9", "It is fast", "nowhere", packs, timed=True)
+    write_docs(finished, dataclasses.replace(tiny.STUDY, claims=(claim,)), docs)
+    assert f"| {len(timed_packs(read(finished)))} timed rows |" in (docs / "tiny.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,15 @@ def test_what_the_paper_says_holds_where_it_is_so():
     assert found["LRU-10"]["parts"][0]["measured"] == pytest.approx(8, rel=0.2)
 
 
+def test_losses_below_what_can_be_compared_are_said():
+    frame = records()
+    tiny = pl.when(pl.col("experiment") == "phase").then(pl.col("value") * 1e-12).otherwise(pl.col("value"))
+    found = verdicts(frame.with_columns(tiny.alias("value")))["LRU-5"]
+    assert found["verdict"] == "fails"
+    assert f"in {SEEDS} of {SEEDS} seeds both losses are below 1e-12" in found["reason"]
+    assert "below 1e-12" not in verdicts(frame)["LRU-5"]["reason"]
+
+
 @pytest.mark.parametrize(
     ("claim", "wrong"),
     [

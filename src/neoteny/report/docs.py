@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from neoteny.analysis.claims import evaluate
 from neoteny.errors import UsageError
-from neoteny.lab.results import Results, read
+from neoteny.lab.results import Results, read, timed_packs
 from neoteny.lab.store import write_atomic
 from neoteny.lab.study import Study
 from neoteny.report import formats
@@ -26,8 +26,8 @@ def write_docs(directory: Path | str, study: Study, folder: Path | str) -> Path:
     """Fill the results section of `folder`/STUDY.md from a result directory, and write its figures beside it.
 
     The section is what lies between `<!-- results: STUDY -->` and `<!-- /results: STUDY -->`; figures are
-    `folder`/STUDY/NAME.png, and those no longer drawn are removed. Equal records give an equal page. Returns the page.
-    UsageError if the page or its marks are not there, or nothing was recorded.
+    `folder`/STUDY/NAME.png, and those no longer drawn are removed. Equal records and timings give an equal
+    page. Returns the page. UsageError if the page or its marks are not there, or nothing was recorded.
     """
     folder, page = Path(folder), Path(folder) / f"{study.name}.md"
     begin, end = f"<!-- results: {study.name} -->", f"<!-- /results: {study.name} -->"
@@ -40,7 +40,8 @@ def write_docs(directory: Path | str, study: Study, folder: Path | str) -> Path:
     if results.records.is_empty():
         raise UsageError(f"{directory} holds no records yet; nothing to write to {page}")
     figures = _figures(study, results, folder / study.name)
-    section = section_text(study, results, evaluate(study.claims, results.records), figures)
+    claims = evaluate(study.claims, results.records, timed_packs(results))
+    section = section_text(study, results, claims, figures)
     before, after = text[: text.index(begin)], text[text.index(end) :]
     write_atomic(page, f"{before}{begin}\n{section}\n{after}".encode())
     return page

@@ -233,7 +233,11 @@ def _exponential_learns_phases(frame: pl.DataFrame) -> Verdict:
             {seed: math.log10(max(loss, LOSS_FLOOR)) for seed, loss in by_seed(rows, "loss").items()} for rows in rates
         ]
         best.append(min(logs, key=lambda column: np.mean(list(column.values()))))
-    return verdict(paired_difference(*paired(*best)), Below(-1.0))
+    ours, theirs = paired(*best)
+    found = verdict(paired_difference(ours, theirs), Below(-1.0))
+    exact = int(np.sum((ours <= math.log10(LOSS_FLOOR)) & (theirs <= math.log10(LOSS_FLOOR))))
+    told = f"; in {exact} of {len(ours)} seeds both losses are below {LOSS_FLOOR:g}, which counts as equal"
+    return replace(found, reason=found.reason + told) if exact else found
 
 
 def _stability_rows(frame: pl.DataFrame, r_max: float) -> pl.DataFrame:

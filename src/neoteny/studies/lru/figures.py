@@ -31,13 +31,15 @@ def _where_there(draw: Draw) -> Draw:
     return drawn
 
 
-def _accuracies(experiment: str) -> Draw:
-    """A row for each model, a panel for each task."""
+def _accuracies(experiment: str, *, beside: str = "") -> Draw:
+    """A row for each model, a panel for each task. beside: a model of the ladder to be shown with them."""
 
     def draw(frame: pl.DataFrame) -> Figure | None:
         from neoteny.report.figures import intervals, settings
 
         scores = final_scores(frame, experiment)
+        if beside and not runs_of(frame, "ladder", model=beside).is_empty():
+            scores = pl.concat([final_scores(frame, "ladder", model=beside), scores])
         looks = settings(scores, ("model",), {(name,): title for name, title in TITLES.items()})
         panel = "data" if scores["data"].n_unique() > 1 else None
         return intervals(
@@ -67,7 +69,7 @@ def _recall(frame: pl.DataFrame) -> Figure | None:
 
     scores = final_scores(frame, "recall").with_columns(
         pl.when(pl.col("model") == "lru").then(pl.lit("gamma")).otherwise(pl.lit("no gamma")).alias("normalisation"),
-        pl.format("phases up to {} pi", (pl.col("max_phase") / np.pi).round(2)).alias("phases"),
+        pl.format("up to {} pi", (pl.col("max_phase") / np.pi).round(2)).alias("phases"),
     )
     return intervals(
         scores, by=("normalisation", "phases"), y="accuracy", value_label="bits given back (%)", reference=50
@@ -160,7 +162,7 @@ FIGURES = (
         "discretisation",
         "Discretisations of S4D",
         "Test accuracy with the exact input, with Delta * B, and with Delta of A and B learned apart.",
-        _accuracies("discretisation"),
+        _accuracies("discretisation", beside="s4d"),
     ),
     StudyFigure(
         "gain",
