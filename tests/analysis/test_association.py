@@ -205,6 +205,7 @@ def test_association_within_cells_is_that_of_the_cells_rows():
     assert spearman(x, y) < 0
     found = association_within(x, y, cells, clusters=seeds, rng=rng, resamples=200)
     assert list(found) == ["a", "b", "c"]
+    assert list(association_within(x, y, cells.astype(object), rng=rng, resamples=20)) == ["a", "b", "c"]
     for interval in found.values():
         assert (interval.value, interval.n) == (pytest.approx(1), 10)
     z = rng.normal(size=30)

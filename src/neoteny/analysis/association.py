@@ -132,9 +132,9 @@ def association_within(
     group = _groups(clusters, len(x))
     others = None if covariates is None else np.stack(_columns(covariates, len(x)), axis=1)
     found = {}
-    for label in np.unique(labels):
+    for label in np.unique(labels).tolist():
         rows = labels == label
-        found[label.item()] = association(
+        found[label] = association(
             x[rows],
             y[rows],
             method=method,
