@@ -20,6 +20,7 @@ from neoteny.lab import configs
 from neoteny.lab.plan import Request, make_plan
 from neoteny.learners import Batch
 from neoteny.studies.lru import CLAIMS, STUDY, summary
+from neoteny.studies.lru.claims import final_losses
 from neoteny.studies.lru.sequences import BITS, LADDER, Config, data_of, learner, script, stream
 from neoteny.studies.lru.toys import Eigenvalue, disk_distance, forward_gain
 from neoteny.training.events import Evaluate, Train
@@ -122,11 +123,40 @@ def test_what_the_paper_says_holds_where_it_is_so():
     assert found["LRU-10"]["parts"][0]["measured"] == pytest.approx(8, rel=0.2)
 
 
+def test_where_nobody_has_learned_anything_nothing_is_decided():
+    frame = records()
+    accurate = (pl.col("metric") == "accuracy") & pl.col("experiment").is_in(["ladder", "discretisation", "recall"])
+    guesses = pl.when(pl.col("data") == "recall").then(0.5).otherwise(0.1)
+    lost = frame.with_columns(pl.when(accurate).then(guesses).otherwise(pl.col("value")).alias("value"))
+    found = verdicts(lost)
+    for claim in ("LRU-4", "LRU-8", "LRU-9", "LRU-11"):
+        assert found[claim]["verdict"] == "inconclusive", claim
+    linear = accurate & (pl.col("model") == "rnn_linear")
+    one = verdicts(frame.with_columns(pl.when(linear).then(0.1).otherwise(pl.col("value")).alias("value")))["LRU-4"]
+    assert one["verdict"] == "holds"
+    assert one["reason"].endswith("at chance: rnn_linear")
+
+
+def test_a_run_that_diverged_before_any_record_has_an_infinite_loss():
+    frame = records()
+    first = frame.filter((pl.col("experiment") == "filter") & (pl.col("model") == "linear"))["run"][0]
+    gone = frame.filter(pl.col("run") == first)[:1].with_columns(metric=pl.lit("diverged"), value=pl.lit(1.0))
+    lost = pl.concat([frame.filter(pl.col("run") != first), gone.select(frame.columns)])
+    assert math.isinf(final_losses(lost, "filter").filter(pl.col("run") == first)["loss"].item())
+    assert verdicts(lost)["LRU-3"]["verdict"] != "holds"
+
+
+def test_losses_of_runs_that_are_not_finished_do_not_count():
+    frame = records()
+    last = (pl.col("experiment") == "filter") & (pl.col("metric") == "train_loss") & (pl.col("step") == pl.col("steps"))
+    assert verdicts(frame.filter(~last))["LRU-3"]["verdict"] == "not_run"
+
+
 def test_losses_below_what_can_be_compared_are_said():
     frame = records()
     tiny = pl.when(pl.col("experiment") == "phase").then(pl.col("value") * 1e-12).otherwise(pl.col("value"))
     found = verdicts(frame.with_columns(tiny.alias("value")))["LRU-5"]
-    assert found["verdict"] == "fails"
+    assert found["verdict"] == "inconclusive"
     assert f"in {SEEDS} of {SEEDS} seeds both losses are below 1e-12" in found["reason"]
     assert "below 1e-12" not in verdicts(frame)["LRU-5"]["reason"]
 

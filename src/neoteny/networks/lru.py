@@ -186,9 +186,9 @@ class LRU(RecurrentLayer):
     ):
         self.width, self.state = positive(width, "width"), positive(state, "state")
         nu, theta = ring(named_key(key, "eigenvalues"), self.state, r_min=r_min, r_max=r_max, max_phase=max_phase)
-        self.eigenvalues = parameterization(nu, theta)
+        self.eigenvalues = Parameterization(parameterization)(nu, theta)
         self.gamma_log = gamma_log_of(nu) if gamma else None
-        deviation_b, deviation_c = init_scale.deviations(self.width, self.state)
+        deviation_b, deviation_c = InitScale(init_scale).deviations(self.width, self.state)
 
         def normal(name, shape, deviation):
             return deviation * jax.random.normal(named_key(key, name), shape, jnp.float32)
@@ -342,6 +342,9 @@ class LadderMixer:
     r_max: Scalar = 1.0
     max_phase: Scalar = SMALL_PHASE
     bidirectional: bool = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "rung", Rung(self.rung))
 
     def __call__(self, width: int, key: PRNGKeyArray) -> Layer:
         dense = {Rung.DENSE_TANH: tanh, Rung.DENSE_RELU: relu, Rung.DENSE_LINEAR: identity}

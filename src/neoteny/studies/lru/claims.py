@@ -137,6 +137,22 @@ def _together(parts: list[Verdict]) -> Verdict:
     return replace(parts[0], name="") if len(parts) == 1 else all_of(parts)
 
 
+def _at_chance(accuracies: np.ndarray, data: str) -> bool:
+    """Whether the 95 % interval of accuracies in percent reaches down to that of a guess."""
+    return mean_estimate(accuracies).low <= CHANCE[data]
+
+
+def _unless_at_chance(found: Verdict, models: dict[str, np.ndarray], data: str) -> Verdict:
+    """`found`, which says who is at chance, and decides nothing where all are: nobody has learned anything there."""
+    lost = [name for name, accuracies in models.items() if _at_chance(accuracies, data)]
+    if not lost or found.outcome is Outcome.NOT_RUN:
+        return found
+    told = f"at chance: {', '.join(lost)}"
+    if len(lost) < len(models):
+        return replace(found, reason=f"{found.reason}; {told}")
+    return replace(found, outcome=Outcome.INCONCLUSIVE, reason=f"setting: all {told}; else: {found.reason}")
+
+
 def _differences(scores: pl.DataFrame, better: str, worse: str, expectation) -> Verdict:
     """Accuracy of one model less another's, paired by seed, a part for each task."""
     parts = []
@@ -147,7 +163,8 @@ def _differences(scores: pl.DataFrame, better: str, worse: str, expectation) -> 
             continue
         _one_setting(pl.concat([one, other]), SHARED)
         x, y = paired(by_seed(one), by_seed(other))
-        parts.append(named(f"{data}: {better} less {worse}, points", verdict(paired_difference(x, y), expectation)))
+        found = _unless_at_chance(verdict(paired_difference(x, y), expectation), {better: x, worse: y}, data)
+        parts.append(named(f"{data}: {better} less {worse}, points", found))
     if not parts:
         raise Undecidable(f"needs finished runs with the models {better} and {worse} on one task")
     return _together(parts)
@@ -191,13 +208,18 @@ def _circular_law(frame: pl.DataFrame) -> Verdict:
 
 
 def final_losses(frame: pl.DataFrame, experiment: str) -> pl.DataFrame:
-    """The last training loss of every run, infinite where it diverged."""
+    """The training loss after the last update of every run, infinite where it diverged, be it before any record."""
     rows = frame.filter((pl.col("experiment") == experiment) & pl.col("metric").is_in(["train_loss", "diverged"]))
     if rows.is_empty():
         raise Undecidable(f"needs runs of {experiment}")
     lost = rows.filter(pl.col("metric") == "diverged")["run"].unique().to_list()
-    last = rows.filter(pl.col("metric") == "train_loss").sort("step").group_by("run", maintain_order=True).last()
-    return last.with_columns(pl.when(pl.col("run").is_in(lost)).then(math.inf).otherwise(pl.col("value")).alias("loss"))
+    ordered = rows.sort(pl.col("metric") == "train_loss", "step", maintain_order=True)
+    last = ordered.group_by("run", maintain_order=True).last()
+    infinite = pl.when(pl.col("run").is_in(lost)).then(math.inf).otherwise(pl.col("value")).alias("loss")
+    done = last.with_columns(infinite).filter(pl.col("run").is_in(lost) | (pl.col("step") >= pl.col("steps")))
+    if done.is_empty():
+        raise Undecidable(f"needs finished runs of {experiment}")
+    return done
 
 
 @_decided
@@ -236,8 +258,10 @@ def _exponential_learns_phases(frame: pl.DataFrame) -> Verdict:
     ours, theirs = paired(*best)
     found = verdict(paired_difference(ours, theirs), Below(-1.0))
     exact = int(np.sum((ours <= math.log10(LOSS_FLOOR)) & (theirs <= math.log10(LOSS_FLOOR))))
-    told = f"; in {exact} of {len(ours)} seeds both losses are below {LOSS_FLOOR:g}, which counts as equal"
-    return replace(found, reason=found.reason + told) if exact else found
+    if not exact:
+        return found
+    told = f"setting: in {exact} of {len(ours)} seeds both losses are below {LOSS_FLOOR:g}, which counts as equal"
+    return replace(found, outcome=Outcome.INCONCLUSIVE, reason=f"{told}; else: {found.reason}")
 
 
 def _stability_rows(frame: pl.DataFrame, r_max: float) -> pl.DataFrame:
@@ -298,9 +322,10 @@ def _memory_needs_both(frame: pl.DataFrame) -> Verdict:
         for phase in phases
     }
     columns = dict(zip(cells, paired(*cells.values()), strict=True))
+    named_cells = {f"{model} with phases to {phase:.2g}": each for (model, phase), each in columns.items()}
     both = columns.pop(("lru", phases[0]))
     best = max(columns.values(), key=np.mean)
-    return verdict(paired_difference(both, best), Above(0.0))
+    return _unless_at_chance(verdict(paired_difference(both, best), Above(0.0)), named_cells, scores["data"][0])
 
 
 @_decided
