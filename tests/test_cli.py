@@ -361,7 +361,7 @@ def environment(**more):
     return {**os.environ, "PYTHONPATH": str(Path(neoteny.__file__).parent.parent), **more}
 
 
-def neoteny_process(*arguments, cwd=None, **more):
+def neoteny_process(*arguments, cwd=None, timeout=120, **more):
     """A command in a process of its own, run to its end."""
     return subprocess.run(
         [sys.executable, "-m", "neoteny.cli", *arguments],
@@ -369,7 +369,7 @@ def neoteny_process(*arguments, cwd=None, **more):
         env=environment(**more),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
     )
 
 
@@ -493,7 +493,7 @@ class TestProcesses:
         packs = self.packs(directory)
         wait_until_locked(process, directory, *(pack.directory for pack in packs))
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
         assert (process.returncode, out) == (130, "")
         assert "Traceback" not in err
         assert err.endswith(f"stopped; all up to the last commit is kept. Go on with: neoteny resume {directory}\n")
@@ -503,13 +503,13 @@ class TestProcesses:
 def test_the_smoke_preset_of_plasticity(tmp_path, capfd):
     """One test, since it is the longest run: parallel test processes would each repeat it."""
     directory = tmp_path / "x"
-    done = neoteny_process("run", *PLASTICITY, "--out", str(directory))
+    done = neoteny_process("run", *PLASTICITY, "--out", str(directory), timeout=600)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-2:] == ["28 runs finished", f"report: {directory}/report.html"]
+    assert done.stdout.splitlines()[-2:] == ["24 runs finished", f"report: {directory}/report.html"]
 
     # Where there is no terminal, progress is plain lines.
     lines = done.stderr.splitlines()
-    assert lines[-1].startswith("pack 11/11 done: ")
+    assert lines[-1].startswith("pack 9/9 done: ")
     assert "(100 %)" in lines[-1]
     assert all(line.startswith("pack ") for line in lines)
 
@@ -521,14 +521,14 @@ def test_the_smoke_preset_of_plasticity(tmp_path, capfd):
     assert not re.search(r"""src=["'](?!data:)|<link""", report), "it needs files beside it"
 
     frame = neoteny.load(directory)
-    assert frame["run"].n_unique() == 28
+    assert frame["run"].n_unique() == 24
     assert {"adam_b2", "remedy", "width", "seed", "flops_train"} <= set(frame.columns)
     measured = {"accuracy", "dead_units", "effective_rank", "sharpness", "plasticity", "gradient_covariance", "return"}
     assert measured <= set(frame["metric"].unique())
     assert frame["value"].null_count() == 0
 
     assert main(["status", str(directory)]) == 0
-    assert "28 runs in 11 packs, 11 finished" in capfd.readouterr().out
+    assert "24 runs in 9 packs, 9 finished" in capfd.readouterr().out
 
 
 def test_the_smoke_preset_of_tunnel(tmp_path):

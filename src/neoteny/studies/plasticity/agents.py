@@ -264,10 +264,7 @@ def interventions_axes(preset: str) -> list[dict]:
         return []
     sizes = SIZES[preset]
     if preset == "smoke":
-        return [
-            {**sizes, "treatment": ("none", "layer_norm", "reset_last")},
-            {**sizes, "output": ("two_hot",)},
-        ]
+        return [{**sizes, "treatment": ("none", "reset_last")}]
     alone = {**sizes, "treatment": ("none", *MAIN), "labels": EASY_AND_HARD}
     two_hot = {**sizes, "output": ("two_hot",), "labels": EASY_AND_HARD}
     if preset == "quick":
