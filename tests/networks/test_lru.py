@@ -513,10 +513,10 @@ def test_what_makes_no_network_is_refused():
 
 
 def test_names_serve_where_the_choices_do():
-    assert LadderMixer("lru", 4) == LadderMixer(Rung.LRU, 4)  # type: ignore[arg-type]
-    for wrong in (lambda: LadderMixer("gru", 4), lambda: LRU(3, 4, key=KEY, parameterization="polar")):  # type: ignore[arg-type]
+    assert LadderMixer("lru", 4) == LadderMixer(Rung.LRU, 4)
+    for wrong in (lambda: LadderMixer("gru", 4), lambda: LRU(3, 4, key=KEY, parameterization="polar")):
         with pytest.raises(ValueError, match="is not a valid"):
             wrong()
-    named = LRU(3, 4, key=KEY, parameterization="cartesian", init_scale="paper_text")  # type: ignore[arg-type]
+    named = LRU(3, 4, key=KEY, parameterization="cartesian", init_scale="paper_text")
     chosen = LRU(3, 4, key=KEY, parameterization=Parameterization.CARTESIAN, init_scale=InitScale.PAPER_TEXT)
     assert eqx.tree_equal(named, chosen)

@@ -54,6 +54,7 @@ from neoteny.analysis.verdicts import (
     holm,
     holm_verdicts,
     inconclusive,
+    named,
     not_run,
     verdict,
 )
@@ -96,6 +97,7 @@ __all__ = [
     "kendall",
     "mean_estimate",
     "mean_interval",
+    "named",
     "not_run",
     "optimality_gap",
     "paired_difference",

@@ -45,6 +45,11 @@ class Verdict:
     name: str = ""
 
 
+def named(name: str, found: Verdict) -> Verdict:
+    """`found` as the part of this name."""
+    return replace(found, name=name)
+
+
 @dataclass(frozen=True)
 class Above:
     """The claim that the quantity is greater than `threshold`; the threshold itself lies outside."""

@@ -180,9 +180,9 @@ class LRU(RecurrentLayer):
         r_max: Scalar = 1.0,
         max_phase: Scalar = 2 * math.pi,
         gamma: bool = True,
-        parameterization: Parameterization = Parameterization.STABLE,
+        parameterization: Parameterization | str = Parameterization.STABLE,
         bidirectional: bool = False,
-        init_scale: InitScale = InitScale.PUBLISHED_CODE,
+        init_scale: InitScale | str = InitScale.PUBLISHED_CODE,
     ):
         self.width, self.state = positive(width, "width"), positive(state, "state")
         nu, theta = ring(named_key(key, "eigenvalues"), self.state, r_min=r_min, r_max=r_max, max_phase=max_phase)
@@ -336,7 +336,7 @@ class LadderMixer:
     diagonal rungs can be bidirectional.
     """
 
-    rung: Rung
+    rung: Rung | str
     state: int
     r_min: Scalar = 0.0
     r_max: Scalar = 1.0
@@ -347,24 +347,25 @@ class LadderMixer:
         object.__setattr__(self, "rung", Rung(self.rung))
 
     def __call__(self, width: int, key: PRNGKeyArray) -> Layer:
+        rung = Rung(self.rung)
         dense = {Rung.DENSE_TANH: tanh, Rung.DENSE_RELU: relu, Rung.DENSE_LINEAR: identity}
-        if self.rung in dense:
+        if rung in dense:
             if self.bidirectional:
-                raise ValueError(f"{self.rung.value} has no bidirectional form; choose a diagonal rung")
-            return DenseRecurrence(width, self.state, dense[self.rung], key=key)
+                raise ValueError(f"{rung.value} has no bidirectional form; choose a diagonal rung")
+            return DenseRecurrence(width, self.state, dense[rung], key=key)
         parameterizations = {
             Rung.DIAGONAL: Parameterization.CARTESIAN,
             Rung.EXPONENTIAL: Parameterization.EXPONENTIAL,
         }
-        on_ring = self.rung in (Rung.RING, Rung.LRU, Rung.SMALL_PHASE)
+        on_ring = rung in (Rung.RING, Rung.LRU, Rung.SMALL_PHASE)
         return LRU(
             width,
             self.state,
             key=key,
             r_min=self.r_min if on_ring else 0.0,
             r_max=self.r_max if on_ring else 1.0,
-            max_phase=self.max_phase if self.rung is Rung.SMALL_PHASE else 2 * math.pi,
-            gamma=self.rung in (Rung.LRU, Rung.SMALL_PHASE),
-            parameterization=parameterizations.get(self.rung, Parameterization.STABLE),
+            max_phase=self.max_phase if rung is Rung.SMALL_PHASE else 2 * math.pi,
+            gamma=rung in (Rung.LRU, Rung.SMALL_PHASE),
+            parameterization=parameterizations.get(rung, Parameterization.STABLE),
             bidirectional=self.bidirectional,
         )

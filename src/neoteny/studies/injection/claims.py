@@ -15,6 +15,7 @@ from neoteny.analysis import (
     all_of,
     association,
     holm_verdicts,
+    named,
     not_run,
     verdict,
 )
@@ -47,10 +48,6 @@ from neoteny.studies.injection.relabel import DEFAULT, TUNED
 
 LEAST_UPDATES = 1_000
 """Updates of `mdp` below which a gain says nothing."""
-
-
-def _named(name: str, found: Verdict) -> Verdict:
-    return Verdict(found.outcome, found.measured, found.interval, found.n, found.reason, found.parts, name)
 
 
 def _predictions_stay(frame: pl.DataFrame) -> Verdict:
@@ -89,10 +86,10 @@ def _inactive(frame: pl.DataFrame) -> Verdict:
     margin = Equivalent(-2.0, 2.0)
     return all_of(
         [
-            _named(
+            named(
                 "tuned Adam, last fork", verdict(mean_over_seeds(gain_at(tuned, "inject", last_fork(tuned))), margin)
             ),
-            _named("default Adam, after task 1", verdict(mean_over_seeds(gain_at(default, "inject", 1)), margin)),
+            named("default Adam, after task 1", verdict(mean_over_seeds(gain_at(default, "inject", 1)), margin)),
         ]
     )
 
@@ -117,11 +114,11 @@ def _final_performance(frame: pl.DataFrame) -> Verdict:
     values = [gain_at(rows, "inject", last_fork(rows), other) for other in others]
     estimates = [lambda level, v=v: mean_over_seeds(v, level) for v in values]
     not_worse = [
-        _named(f"inject less {other.replace('_', ' ')}", found)
+        named(f"inject less {other.replace('_', ' ')}", found)
         for other, found in zip(others, holm_verdicts(estimates, NonInferior(1.0)), strict=True)
     ]
     better = [
-        _named(f"superior to {other.replace('_', ' ')} (reported, not claimed)", found)
+        named(f"superior to {other.replace('_', ' ')} (reported, not claimed)", found)
         for other, found in zip(others, holm_verdicts(estimates, Above(0.0)), strict=True)
     ]
     decided = all_of(not_worse)
@@ -164,7 +161,7 @@ def _growth_pays(frame: pl.DataFrame) -> Verdict:
     whole = _growth_area(accuracy, "grow_whole", "large")
     if len(whole) < 2:
         return found
-    reported = _named("a whole network injected (reported, not claimed)", verdict(mean_over_seeds(whole), Above(0.0)))
+    reported = named("a whole network injected (reported, not claimed)", verdict(mean_over_seeds(whole), Above(0.0)))
     return Verdict(found.outcome, found.measured, found.interval, found.n, found.reason, (reported,))
 
 
@@ -191,7 +188,7 @@ def _proxies_do_not_tell(frame: pl.DataFrame) -> Verdict:
         rho = association(
             both["value"].to_numpy(), both["gain"].to_numpy(), clusters=both["seed"], rng=np.random.default_rng(0)
         )
-        parts.append(_named(f"|Spearman| of {name} and gain", verdict(_size(rho), Below(0.5))))
+        parts.append(named(f"|Spearman| of {name} and gain", verdict(_size(rho), Below(0.5))))
     return all_of(parts)
 
 
@@ -210,13 +207,13 @@ def _gain_follows(frame: pl.DataFrame) -> Verdict:
     for axis, expectation in expected.items():
         gains = along(frame, axis)
         if gains.is_empty() or gains["setting"].n_unique() < 3:
-            parts.append(_named(AXES[axis], not_run("needs runs of relabel and of settings on both sides of it")))
+            parts.append(named(AXES[axis], not_run("needs runs of relabel and of settings on both sides of it")))
             continue
         # Only seeds that every setting has: a seed is resampled with all its settings.
         common = gains.group_by("seed").agg(pl.col("setting").n_unique() == gains["setting"].n_unique())
         gains = gains.join(common.filter(pl.col("setting")).select("seed"), on="seed", how="semi")
         rho = association(gains["setting"], gains["value"], clusters=gains["seed"], rng=np.random.default_rng(0))
-        parts.append(_named(f"Spearman of {AXES[axis]} and gain", verdict(rho, expectation)))
+        parts.append(named(f"Spearman of {AXES[axis]} and gain", verdict(rho, expectation)))
     return all_of(parts)
 
 
@@ -243,7 +240,7 @@ def _games_reported(frame: pl.DataFrame) -> tuple[Verdict, ...]:
     for (game, fork), mine in sorted(gains.partition_by("game", "fork", as_dict=True).items()):
         if mine.height > 1:
             name = f"{str(game).replace('_', ' ')}, injected at {25 * fork} % (reported, not claimed)"
-            parts.append(_named(name, verdict(mean_over_seeds(mine.sort("seed")["value"].to_numpy()), Above(0.0))))
+            parts.append(named(name, verdict(mean_over_seeds(mine.sort("seed")["value"].to_numpy()), Above(0.0))))
     return tuple(parts)
 
 

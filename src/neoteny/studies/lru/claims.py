@@ -19,6 +19,7 @@ from neoteny.analysis import (
     Verdict,
     all_of,
     mean_estimate,
+    named,
     not_run,
     paired_difference,
     seed_bootstrap,
@@ -125,11 +126,6 @@ def paired(*columns: dict[int, float]) -> list[np.ndarray]:
     if not seeds:
         raise Undecidable("the settings have no seed in common")
     return [np.array([column[seed] for seed in seeds], np.float64) for column in columns]
-
-
-def named(name: str, found: Verdict) -> Verdict:
-    """`found` as the part of this name."""
-    return replace(found, name=name)
 
 
 def _together(parts: list[Verdict]) -> Verdict:

@@ -33,10 +33,9 @@ from neoteny.probes import (
     weight_rank,
 )
 from neoteny.regularizers import L2, L2ToInit, NoPenalty, Regularizer
-from neoteny.studies.plasticity.checks import DISCOUNT, TARGET_PERIOD, check_positive, check_probability, pooled
+from neoteny.studies.plasticity.shared import DISCOUNT, TARGET_PERIOD, check_positive, check_probability, pooled, source
 from neoteny.tasks.classification import ClassificationMDP, Goal, Labels
 from neoteny.tasks.environments import EnvironmentTask, environments
-from neoteny.tasks.experience import DeviceExperience, LinearEpsilon
 from neoteny.tasks.streams import Stream
 from neoteny.training.events import Event, Intervene, Probe, Switch, Train
 
@@ -161,17 +160,6 @@ def learner(config: AgentConfig) -> Learner:
         values=values(config),
         target_period=config.target_period,
         regularizer=TREATMENTS[config.treatment].penalty(config.l2),
-    )
-
-
-def source(config: AgentConfig) -> DeviceExperience:
-    """One step an update, epsilon-greedy; the first steps are random and fill a tenth of the replay."""
-    return DeviceExperience(
-        batch_size=config.batch,
-        learning_starts=max(2, config.capacity // 10),
-        capacity=config.capacity,
-        discount=DISCOUNT,
-        epsilon=LinearEpsilon(config.epsilon, config.epsilon, 1),
     )
 
 

@@ -19,6 +19,7 @@ from neoteny.analysis import (
     association,
     holm_verdicts,
     mean_estimate,
+    named,
     not_run,
     paired_difference,
     verdict,
@@ -69,8 +70,8 @@ def _tuned_does_not(frame: pl.DataFrame) -> Verdict:
     default, tuned = together(accuracy_by_task(frame, DEFAULT), accuracy_by_task(frame, TUNED))
     return all_of(
         [
-            _named("tuned Adam's change is above -5 points", verdict(mean_estimate(change(tuned)), NonInferior(5.0))),
-            _named("tuned less default", verdict(paired_difference(change(tuned), change(default)), Above(0.0))),
+            named("tuned Adam's change is above -5 points", verdict(mean_estimate(change(tuned)), NonInferior(5.0))),
+            named("tuned less default", verdict(paired_difference(change(tuned), change(default)), Above(0.0))),
         ]
     )
 
@@ -91,8 +92,8 @@ def _dead_units(frame: pl.DataFrame) -> Verdict:
     rho = association(default.ravel()[kept], accuracy.ravel()[kept], clusters=seeds[kept], rng=np.random.default_rng(0))
     return all_of(
         [
-            _named("dead share at the end, default less tuned", more),
-            _named("Spearman of dead share and accuracy over default Adam's tasks", verdict(rho, Below(0.0))),
+            named("dead share at the end, default less tuned", more),
+            named("Spearman of dead share and accuracy over default Adam's tasks", verdict(rho, Below(0.0))),
         ]
     )
 
@@ -106,20 +107,16 @@ def _which_change(frame: pl.DataFrame) -> Verdict:
     )
     b2_effect = verdict(mean_estimate((b2 + both - none - root) / 2), Above(0.0))
     root_effect = verdict(mean_estimate((root + both - none - b2) / 2), Above(0.0))
-    effects = [_named("main effect of b2 = 0.9", b2_effect), _named("main effect of eps_root = 1e-3", root_effect)]
+    effects = [named("main effect of b2 = 0.9", b2_effect), named("main effect of eps_root = 1e-3", root_effect)]
     interaction = _effect("interaction (reported, not claimed)", mean_estimate(both - b2 - root + none))
     decided = all_of(effects)
     parts = (*effects, interaction)
     return Verdict(decided.outcome, decided.measured, decided.interval, decided.n, decided.reason, parts)
 
 
-def _named(name: str, found: Verdict) -> Verdict:
-    return Verdict(found.outcome, found.measured, found.interval, found.n, found.reason, found.parts, name)
-
-
 def _effect(name: str, estimate: Interval) -> Verdict:
     """An effect size that no claim is about, with the verdict on its being above zero."""
-    return _named(name, verdict(estimate, Above(0.0)))
+    return named(name, verdict(estimate, Above(0.0)))
 
 
 TREATED = {
@@ -154,7 +151,7 @@ def _along_the_walk(frame: pl.DataFrame, metric: str, place: str, *, log: bool =
         return not_run("needs at least two finished runs of walk on both paths")
     decided = verdict(mean_estimate(found[end]), Above(0.0))
     before = tuple(
-        _named(f"after {step:,} updates (reported, not claimed)", verdict(mean_estimate(found[step]), Above(0.0)))
+        named(f"after {step:,} updates (reported, not claimed)", verdict(mean_estimate(found[step]), Above(0.0)))
         for step in found
         if step < end and len(found[step]) > 1
     )
@@ -172,12 +169,12 @@ def _no_constant_sign(frame: pl.DataFrame) -> Verdict:
 
 def _signs(name: str, groups: Mapping[tuple, Interval]) -> Verdict:
     """Holds with groups on both sides of 0, fails with the same strict sign in all."""
-    inside = tuple(_named(setting_name(key), _effect("", interval)) for key, interval in groups.items())
+    inside = tuple(named(setting_name(key), _effect("", interval)) for key, interval in groups.items())
     rises = [interval.low > 0 for interval in groups.values()]
     falls = [interval.high < 0 for interval in groups.values()]
     n = min((interval.n for interval in groups.values()), default=0)
     if not groups:
-        return _named(name, not_run(f"needs at least {FEWEST_AGENTS} agents in a setting"))
+        return named(name, not_run(f"needs at least {FEWEST_AGENTS} agents in a setting"))
     if any(rises) and any(falls):
         outcome, reason = Outcome.HOLDS, "intervals on both sides of 0"
     elif len(groups) > 1 and (all(rises) or all(falls)):
@@ -206,7 +203,7 @@ def _treatment(
             found = holm_verdicts(estimates, expectation)
         else:
             found = [verdict(estimate(0.95), expectation) for estimate in estimates]
-        return all_of([_named(setting_name(key), one) for key, one in zip(differences, found, strict=True)])
+        return all_of([named(setting_name(key), one) for key, one in zip(differences, found, strict=True)])
 
     return claim
 
@@ -221,8 +218,8 @@ def _width(frame: pl.DataFrame) -> Verdict:
         return not_run("needs at least two seeds with finished runs of width at two widths or more")
     return all_of(
         [
-            _named("slope of the rise on log2(width)", verdict(mean_estimate(tilt), Below(0.0))),
-            _named("rise at the largest width", verdict(mean_estimate(wide), Above(0.0))),
+            named("slope of the rise on log2(width)", verdict(mean_estimate(tilt), Below(0.0))),
+            named("rise at the largest width", verdict(mean_estimate(wide), Above(0.0))),
         ]
     )
 
@@ -234,7 +231,7 @@ def _flat(frame: pl.DataFrame) -> Verdict:
     differences = compared(growth_of_curvature(frame), "value", TREATED["layer_norm"])
     if not differences:
         return not_run("needs at least two finished runs of interventions with layer_norm and as many with none")
-    return all_of([_named(setting_name(key), verdict(mean_estimate(v), Below(0.0))) for key, v in differences.items()])
+    return all_of([named(setting_name(key), verdict(mean_estimate(v), Below(0.0))) for key, v in differences.items()])
 
 
 CLAIMS = (

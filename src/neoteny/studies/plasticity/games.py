@@ -15,7 +15,7 @@ from neoteny.lab.study import Experiment
 from neoteny.learners.learner import Learner
 from neoteny.networks import Norm
 from neoteny.probes import dead_units, effective_rank, feature_rank, gradient_covariance, output_sharpness, weight_norm
-from neoteny.studies.plasticity.checks import check_positive
+from neoteny.studies.plasticity.shared import check_positive
 from neoteny.tasks.environments import EnvironmentTask, environments
 from neoteny.tasks.experience import DeviceExperience
 from neoteny.tasks.host_experience import HostExperience

@@ -21,10 +21,9 @@ from neoteny.learners.random_walk import random_walk
 from neoteny.learners.values import Scalar
 from neoteny.networks import mlp
 from neoteny.probes import ViewProbe, gradient_covariance, output_spectrum, sharpness, view_cosines, weight_norm
-from neoteny.studies.plasticity.checks import DISCOUNT, check_positive, check_probability, pooled
+from neoteny.studies.plasticity.shared import check_positive, check_probability, pooled, source
 from neoteny.tasks.classification import ClassificationMDP, Goal, Labels
 from neoteny.tasks.environments import EnvironmentTask, environments
-from neoteny.tasks.experience import DeviceExperience, LinearEpsilon
 from neoteny.tasks.streams import Stream
 from neoteny.training.events import Event, Probe, Switch, Train
 
@@ -78,17 +77,6 @@ def learner(config: WalkConfig) -> Learner:
         target_period=config.target_period,
     )
     return random_walk(learned) if config.path == "walk" else learned
-
-
-def source(config: WalkConfig) -> DeviceExperience:
-    """One step an update, epsilon-greedy."""
-    return DeviceExperience(
-        batch_size=config.batch,
-        learning_starts=max(2, config.capacity // 10),
-        capacity=config.capacity,
-        discount=DISCOUNT,
-        epsilon=LinearEpsilon(config.epsilon, config.epsilon, 1),
-    )
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from neoteny.analysis import (
     detect_phases,
     inconclusive,
     mean_estimate,
+    named,
     not_run,
     partial_spearman,
     simpson,
@@ -54,12 +55,8 @@ def _rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def _named(name: str, found: Verdict) -> Verdict:
-    return replace(found, name=name)
-
-
 def _reported(name: str, found: Verdict) -> Verdict:
-    return _named(f"{name} (reported, not claimed)", found)
+    return named(f"{name} (reported, not claimed)", found)
 
 
 def _resampled(lanes: pl.DataFrame, statistic: Callable[[np.ndarray], float]) -> Interval:
@@ -117,8 +114,8 @@ def _each_set(lanes: pl.DataFrame, judge: Judge) -> Verdict:
             found[set_name(str(name))] = judge(part)
     if len(found) == 1:
         return next(iter(found.values()))
-    parts = [_named(name, one) for name, one in found.items()]
-    inner = [_named(f"{name}: {each.name}", each) for name, one in found.items() for each in one.parts]
+    parts = [named(name, one) for name, one in found.items()]
+    inner = [named(f"{name}: {each.name}", each) for name, one in found.items() for each in one.parts]
     return replace(all_of(parts), parts=(*(replace(part, parts=()) for part in parts), *inner))
 
 
@@ -251,7 +248,7 @@ def _collapse_without(lanes: pl.DataFrame) -> Verdict:
         if part.is_empty():
             return not_run(f"needs lanes of {objective} at learning rates from {HIGH_RATE:g}")
         claimed.append(
-            _named(f"collapse rate of {objective}", _counted(_share(part, part["collapsed"].to_numpy()), part))
+            named(f"collapse rate of {objective}", _counted(_share(part, part["collapsed"].to_numpy()), part))
         )
         beside.append(
             _per_seed(part, lambda rows: _mean(rows, "collapsed"), f"collapse rate of {objective}", 0.0)
@@ -311,7 +308,7 @@ def _rate_kills(lanes: pl.DataFrame) -> Verdict:
         if part.is_empty():
             return not_run(f"needs lanes of {objective} with ReLU")
         rates, dead = np.log10(column(part, "learning_rate")), _known(column(part, "dead"), 1.0)
-        claimed.append(_named(f"rho of {objective}", _counted(verdict(_rho(part, rates, dead), Above(0.0)), part)))
+        claimed.append(named(f"rho of {objective}", _counted(verdict(_rho(part, rates, dead), Above(0.0)), part)))
     return all_of(claimed)
 
 
@@ -365,7 +362,7 @@ def _rate_confounds(lanes: pl.DataFrame) -> Verdict:
         return not_run("needs lanes of several activations and objectives")
     rate = drops["log learning rate"]
     claimed = [
-        _named(
+        named(
             f"drop given learning rate less drop given {name}",
             verdict(_resampled(lanes, lambda rows, other=drops[name]: rate(rows) - other(rows)), Above(0.0)),
         )
@@ -422,8 +419,8 @@ def _phases_occur(frame: pl.DataFrame) -> Verdict:
         share = _resampled(phases, lambda rows: float(flags[rows].mean()))
         together = _resampled(phases, mean_rho)
         claimed = [
-            _named("share of lanes with all three phases", verdict(share, Above(0.1))),
-            _named("rho of rank and return in the rise", verdict(together, Above(0.0))),
+            named("share of lanes with all three phases", verdict(share, Above(0.1))),
+            named("rho of rank and return in the rise", verdict(together, Above(0.0))),
         ]
         beside = [
             _reported(f"share with a {name}", verdict(_resampled(phases, _mean_of(phases, name)), Above(0.1)))

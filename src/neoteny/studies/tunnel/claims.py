@@ -21,6 +21,7 @@ from neoteny.analysis import (
     all_of,
     inconclusive,
     mean_estimate,
+    named,
     not_run,
     paired_difference,
     spearman,
@@ -52,12 +53,8 @@ def _estimate(values: np.ndarray) -> Interval:
     return mean_estimate(values, rng=np.random.default_rng(0))
 
 
-def _named(name: str, found: Verdict) -> Verdict:
-    return Verdict(found.outcome, found.measured, found.interval, found.n, found.reason, found.parts, name)
-
-
 def _part(name: str, values: np.ndarray, expectation) -> Verdict:
-    return _named(name, verdict(_estimate(values), expectation))
+    return named(name, verdict(_estimate(values), expectation))
 
 
 def _reported(name: str, values: np.ndarray, expectation) -> Verdict:
@@ -126,9 +123,9 @@ def _of_each_network(judge: Callable[[Runs], Verdict]) -> Callable[[pl.DataFrame
         each = looked_at(frame)
         if not each:
             return not_run("needs finished runs of depth or of families")
-        found = {name: _named(name, of(name, runs)) for name, runs in each.items()}
+        found = {name: named(name, of(name, runs)) for name, runs in each.items()}
         if len(found) == 1:
-            return _named("", next(iter(found.values())))
+            return named("", next(iter(found.values())))
         left = [name for name, runs in each.items() if not runs.fitted or _unable(runs) or _without_start(runs)]
         able = [one for name, one in found.items() if name not in left]
         if not able:
@@ -423,9 +420,9 @@ def _more_samples(frame: pl.DataFrame) -> Verdict:
     inside = Equivalent(-10.0, 10.0)
     return _told(
         runs,
-        [_named("tunnel length (%), four times the images less once", verdict(difference(RHO), inside))],
+        [named("tunnel length (%), four times the images less once", verdict(difference(RHO), inside))],
         [
-            _named(f"at rho {rho:g} (reported, not claimed)", verdict(difference(rho), inside))
+            named(f"at rho {rho:g} (reported, not claimed)", verdict(difference(rho), inside))
             for rho in RHOS
             if rho != RHO
         ],

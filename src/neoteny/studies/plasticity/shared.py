@@ -1,4 +1,4 @@
-"""What the configurations of this study have in common: which values they refuse, and the images they show."""
+"""What agents and walks have in common: the values refused, the images shown, and how experience is gathered."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from neoteny.studies.plasticity.labels import images
 from neoteny.tasks.arrays import Arrays
+from neoteny.tasks.experience import DeviceExperience, LinearEpsilon
 from neoteny.tasks.images import average_pool
 
 DISCOUNT = 0.99
@@ -36,3 +37,14 @@ def check_probability(config: Any, *names: str) -> None:
 def pooled(name: str, side: int) -> Arrays:
     """All images there are, with squares of side x side pixels averaged."""
     return images(name) if side == 1 else average_pool(images(name), side)
+
+
+def source(config: Any) -> DeviceExperience:
+    """One step an update, epsilon-greedy; the first steps are random and fill a tenth of the replay."""
+    return DeviceExperience(
+        batch_size=config.batch,
+        learning_starts=max(2, config.capacity // 10),
+        capacity=config.capacity,
+        discount=DISCOUNT,
+        epsilon=LinearEpsilon(config.epsilon, config.epsilon, 1),
+    )
