@@ -1,6 +1,7 @@
 """Compiled programs are kept between test runs; what is learnt about this machine's speed is not."""
 
 import functools
+import gc
 import os
 import shutil
 import signal
@@ -18,6 +19,20 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory):
     os.environ["NEOTENY_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_let_go():
+    """Every compiled program takes four memory maps, and a process that has as many as Linux allows crashes: after a
+    module that leaves it half full, all programs are let go.
+    """
+    yield
+    maps, limit = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
+    if maps.exists() and limit.exists() and maps.read_bytes().count(b"\n") > int(limit.read_text()) // 2:
+        import jax
+
+        jax.clear_caches()
+        gc.collect()
 
 
 def _register_tiny(patch):

@@ -37,7 +37,7 @@ from neoteny.studies.plasticity.runs import (
 from neoteny.studies.plasticity.walk import walk
 
 PRESETS = {
-    "smoke": "two minutes, nearly all of them compiling, to see that everything works; its numbers mean nothing",
+    "smoke": "a minute or two, nearly all of it compiling, to see that everything works; its numbers mean nothing",
     "demo": "labels only: 5,000 MNIST digits, width 128, 4 seeds: about three minutes on two CPU cores",
     "quick": (
         "reduced: 5,000 MNIST digits; label resets at width 512, 5 seeds; gradient descent against a walk, 10 seeds; "
