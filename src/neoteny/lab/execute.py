@@ -170,7 +170,26 @@ def prepare(store: Store, plan: Plan, study: Study, options: Options, workers: i
                 f"the machine differs from the one {store.directory} was begun on: {'; '.join(drift)}; "
                 f"go on with --allow-drift (the report will say so)"
             )
-    return {pack.name: _updates(store, study, plan, pack, manifests[pack.name]) for pack in waiting}
+    begun = {name: digest for each in manifests.values() if each is not None for name, digest in each.data.items()}
+    planned: dict[str, str] = {}
+    updates = {}
+    for pack in waiting:
+        # The packs of a directory are compared with each other, so a data set must be one and the same in all.
+        updates[pack.name], data = _outlook(study, plan, pack)
+        own = manifests[pack.name]
+        lost = set() if own is None or own.state is None else set(own.data) - set(data)
+        differing = sorted({*lost, *(name for name in data if begun.get(name, data[name]) != data[name])})
+        if differing and data:
+            raise UsageError(
+                f"the data differ from those {store.directory} was begun with: {', '.join(differing)}; "
+                f"restore them, or use another --out"
+            )
+        twice = sorted(name for name in data if planned.setdefault(name, data[name]) != data[name])
+        if twice:
+            raise UsageError(
+                f"different data of this plan go by one name: {', '.join(twice)}; give each a name of its own"
+            )
+    return updates
 
 
 def _is_finished(manifest: Manifest | None) -> bool:
@@ -186,31 +205,17 @@ def _drift(manifest: Manifest, here: Mapping[str, object]) -> list[str]:
     ]
 
 
-def _updates(store: Store, study: Study, plan: Plan, pack: Pack, manifest: Manifest | None) -> int:
-    """Lane-updates of a pack, 0 if its code raises: it will fail as a pack, and the others will run."""
+def _outlook(study: Study, plan: Plan, pack: Pack) -> tuple[int, dict[str, str]]:
+    """Lane-updates of a pack and the fingerprints of its data; 0 and none if its code raises: it will fail as a pack,
+    and the others will run.
+    """
     try:
         runner = make_runner(study, plan, pack)
     except UsageError:
         raise
     except Exception:
-        return 0
-    data = runner.data_sets()
-    for other in plan.packs:
-        # The packs of a directory are compared with each other, so a data set must be one and the same in all.
-        stored = store.pack(other.name).manifest()
-        mixed = [] if stored is None else [n for n in data if stored.data.get(n, data[n]) != data[n]]
-        if mixed:
-            raise UsageError(
-                f"the data differ from those {store.directory} was begun with: {', '.join(sorted(mixed))}; "
-                f"restore them, or use another --out"
-            )
-    if manifest is not None and manifest.state is not None and dict(manifest.data) != data:
-        names = sorted(n for n in {*manifest.data, *data} if manifest.data.get(n) != data.get(n))
-        raise UsageError(
-            f"the data differ from those {store.directory} was begun with: {', '.join(names)}; "
-            f"restore them, or use another --out"
-        )
-    return runner.plan().updates * len(pack.runs)
+        return 0, {}
+    return runner.plan().updates * len(pack.runs), runner.data_sets()
 
 
 def _opening_manifest(store: Store, plan: Plan, pack: Pack, study: Study, options: Options) -> Manifest:

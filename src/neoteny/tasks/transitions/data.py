@@ -169,7 +169,8 @@ class TransitionSet:
 
     def arrays(self, action: Action = Action.CHOSEN, share: float = 1.0) -> Arrays:
         """As the arrays of a task: inputs (n, 2, *shape), what was seen and what was seen next; targets (n, 4)
-        float32, action, reward, terminated and next action. `classes` is the number of actions.
+        float32, action, reward, terminated and next action. `classes` is the number of actions. share: of the training
+        episodes, see `rows`.
         """
         action = Action(action)
         taken = self.chosen_action if action is Action.CHOSEN else self.executed_action
@@ -179,8 +180,9 @@ class TransitionSet:
         if len(splits["train"]) == 0 or len(splits["dev"]) == 0:
             raise UsageError(f"{self.name}: a split has no transitions to learn from; give more or longer episodes")
         inputs = np.stack([self.obs, self.next_obs], axis=1)
+        part = "" if share == 1 else f"-share{share:g}"
         return Arrays(
-            f"{self.name}-{action}", inputs, targets, splits, self.actions, source=json.dumps(dict(self.about))
+            f"{self.name}-{action}{part}", inputs, targets, splits, self.actions, source=json.dumps(dict(self.about))
         )
 
     def save(self, path: Path | str) -> None:
