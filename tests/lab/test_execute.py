@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -340,6 +341,15 @@ class TestOtherData:
         monkeypatch.setattr(tiny, "data", lambda: dataclasses.replace(made, targets=made.targets[::-1].copy()))
         assert resume(stopped) == 2
         assert f"the data differ from those {stopped} was begun with: made_up; restore" in capfd.readouterr().err
+
+    def test_of_one_name_in_one_plan_are_refused_before_anything_runs(self, tmp_path, tiny, monkeypatch, capfd):
+        made = tiny.data()
+        others = itertools.cycle([made, dataclasses.replace(made, targets=made.targets[::-1].copy())])
+        monkeypatch.setattr(tiny, "data", lambda: next(others))
+        assert run(tmp_path / "new") == 2
+        told = capfd.readouterr().err
+        assert "different data of this plan go by one name: made_up; give each a name of its own" in told
+        assert not (tmp_path / "new").exists()
 
 
 class TestDamage:

@@ -344,3 +344,9 @@ def test_atari_memory_is_recorded_by_a_policy():
     np.testing.assert_array_equal(again.obs, data.obs)
     with pytest.raises(UsageError, match="no game"):
         record_ram(RamRecipe("Nothing"))
+
+
+def test_a_share_of_the_data_goes_by_a_name_of_its_own():
+    data = generate(Recipe("catch", 0.1, 20))
+    names = {data.arrays(action, share).name for action in Action for share in (1.0, 0.5, 0.1)}
+    assert len(names) == 6
