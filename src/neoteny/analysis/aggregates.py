@@ -19,6 +19,9 @@ from numpy.typing import ArrayLike
 SMALLEST_BOOTSTRAP = 6
 """Seeds below which a percentile bootstrap of a mean is too narrow to trust; the t interval is used then."""
 
+LEAST_DEFINED = 0.5
+"""Share of the resamples of clusters in which a statistic must be defined for an interval to be given."""
+
 _CHUNK = 2_000_000  # array elements drawn at once, so that memory does not grow with the number of resamples
 
 
@@ -163,7 +166,8 @@ def cluster_bootstrap(
 
     clusters: (rows,) label of each row's cluster, usually its seed, because rows of one seed are not
     independent. statistic: row numbers (m,) -> float; a cluster drawn twice brings its rows twice. `n` is the
-    number of clusters.
+    number of clusters. Resamples without a defined statistic (NaN) are left out, and the bounds are NaN if fewer than
+    `LEAST_DEFINED` of them remain.
     """
     labels = np.asarray(clusters)
     if labels.ndim != 1 or len(labels) == 0:
@@ -178,7 +182,7 @@ def cluster_bootstrap(
     for index in range(resamples):
         chosen = rng.integers(len(names), size=len(names))
         draws[index] = statistic(np.concatenate([members[cluster] for cluster in chosen]))
-    return _percentile_interval(value, draws, len(names), level)
+    return _interval_of_defined(value, draws, len(names), level)
 
 
 def mean_interval(values: ArrayLike, *, rng: np.random.Generator | None = None, level: float = 0.95) -> Band:
@@ -289,6 +293,14 @@ def _percentile_interval(value: float, draws: Float[np.ndarray, " resamples"], n
         return Interval(value, math.nan, math.nan, n, level)
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high), n, level)
+
+
+def _interval_of_defined(value: float, draws: Float[np.ndarray, " resamples"], n: int, level: float) -> Interval:
+    """The percentile interval of the draws that are defined, NaN bounds if fewer than `LEAST_DEFINED` are."""
+    defined = draws[~np.isnan(draws)]
+    if math.isnan(value) or len(defined) < LEAST_DEFINED * len(draws):
+        return Interval(value, math.nan, math.nan, n, level)
+    return _percentile_interval(value, defined, n, level)
 
 
 def _chunks(resamples: int, elements: int) -> list[int]:

@@ -17,10 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from neoteny.analysis.aggregates import Interval, _check, _chunks
-
-LEAST_DEFINED = 0.5
-"""Share of resamples in which no variable may be constant for an interval to be given."""
+from neoteny.analysis.aggregates import Interval, _check, _chunks, _interval_of_defined
 
 _DETERMINED = 1e-12  # left-over variance, of 1, below which a variable is a function of the covariates' ranks
 
@@ -77,7 +74,7 @@ def association(
     x, y: (rows,). clusters: (rows,) labels, usually the seed; without them every row is its own cluster.
     covariates: (rows,) or (rows, k), for partial Spearman. `n` is the number of clusters; below two the
     bounds are NaN. Resamples in which a variable is constant are left out, and the bounds are NaN if fewer
-    than `LEAST_DEFINED` remain. A NaN in any variable gives NaN: which runs to leave out is the caller's
+    than `aggregates.LEAST_DEFINED` of them remain. A NaN in any variable gives NaN: which runs to leave out is the caller's
     decision. Raises ValueError for Kendall with covariates, and TypeError unless `rng` is a
     `numpy.random.Generator`.
     """
@@ -102,11 +99,7 @@ def association(
         draws = _tau(_cluster_pairs(x, y, group), weights)
     else:
         draws = _resampled_rank_correlation([x, y, *others], group, weights)
-    defined = draws[~np.isnan(draws)]
-    if len(defined) < LEAST_DEFINED * resamples:
-        return Interval(value, math.nan, math.nan, count, level)
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), count, level)
+    return _interval_of_defined(value, draws, count, level)
 
 
 def association_within(

@@ -34,13 +34,16 @@ from neoteny.analysis.claims import Claim
 from neoteny.studies.rank.lanes import column, final_lanes, ranks, series, set_name, varied
 from neoteny.studies.rank.scripts import VARIANTS
 
-DECADE = 10**0.5 * 1.01
+DECADE = 10 * 1.01
 """Learning rates within a decade of the best: at most this factor above or below it."""
+
+LINK = 0.3
+"""Rho of rank and return that counts as a link (RNK-1)."""
 
 HIGH_RATE, TANH_RATE = 1e-2, 3.16e-3
 """From these learning rates on collapse is looked for (RNK-3), and tanh compared with ReLU (RNK-7)."""
 
-LEAST_SHARE = 0.05
+LEAST_RATE = 0.05
 """Lower bound a share must clear to count as more than an accident (RNK-3, RNK-4)."""
 
 LEAST_AGREEMENT = 0.8
@@ -85,10 +88,10 @@ def _per_seed(lanes: pl.DataFrame, measure: Callable[[pl.DataFrame], float], nam
     return _reported(f"{name}, seed by seed", replace(found, reason=f"{found.reason}; seeds: {told}"))
 
 
-def _counted(found: Verdict, lanes: pl.DataFrame) -> Verdict:
-    """With the number of diverged lanes in the reason."""
+def _counted(found: Verdict, lanes: pl.DataFrame, counting: str = "their rank counts as 0") -> Verdict:
+    """With the number of diverged lanes in the reason, and how they count."""
     lost = int(lanes["diverged"].sum())
-    told = f"; {lost} of {len(lanes)} lanes diverged, their rank counts as 0" if lost else ""
+    told = f"; {lost} of {len(lanes)} lanes diverged, {counting}" if lost else ""
     return replace(found, reason=found.reason + told)
 
 
@@ -119,8 +122,8 @@ def _each_set(lanes: pl.DataFrame, judge: Judge) -> Verdict:
     return replace(all_of(parts), parts=(*(replace(part, parts=()) for part in parts), *inner))
 
 
-def _with_parts(found: Verdict, lanes: pl.DataFrame, *reported: Verdict) -> Verdict:
-    return replace(_counted(found, lanes), parts=(*found.parts, *reported))
+def _finite(lanes: pl.DataFrame) -> pl.DataFrame:
+    return lanes.filter(~pl.col("diverged"))
 
 
 # What is restricted -----------------------------------------------------------------------------------------------
@@ -132,13 +135,13 @@ def best_rate(lanes: pl.DataFrame) -> float:
     return float(means["learning_rate"][int(np.argmax(means["return"].to_numpy()))])
 
 
-def restricted(lanes: pl.DataFrame) -> pl.DataFrame:
-    """Q with ReLU, at learning rates within a decade around the best of them."""
+def restricted(lanes: pl.DataFrame, factor: float = DECADE) -> pl.DataFrame:
+    """Q with ReLU, at learning rates at most this factor above or below the best of them."""
     chosen = lanes.filter((pl.col("objective") == "q") & (pl.col("activation") == "relu"))
     if chosen.is_empty():
         return chosen
     best = best_rate(chosen)
-    return chosen.filter((pl.col("learning_rate") <= best * DECADE) & (pl.col("learning_rate") >= best / DECADE))
+    return chosen.filter((pl.col("learning_rate") <= best * factor) & (pl.col("learning_rate") >= best / factor))
 
 
 def _restricted_rho(lanes: pl.DataFrame, rank: str = "rank") -> Verdict:
@@ -147,9 +150,10 @@ def _restricted_rho(lanes: pl.DataFrame, rank: str = "rank") -> Verdict:
         return not_run("needs lanes of q with ReLU")
     estimate = _rho(part, ranks(part, rank), column(part, "return"))
     found = verdict(estimate, Above(0.0))
-    # above 0.3, and the whole interval above 0
-    if found.outcome is Outcome.HOLDS and not estimate.value > 0.3:
-        found = replace(found, outcome=Outcome.INCONCLUSIVE, reason=f"{found.reason}, but rho is not above 0.3")
+    # above 0.3, and the whole interval above 0; contradicted by an interval wholly below 0.3
+    if found.outcome is Outcome.HOLDS and not estimate.value > LINK:
+        outcome = Outcome.FAILS if estimate.high < LINK else Outcome.INCONCLUSIVE
+        found = replace(found, outcome=outcome, reason=f"{found.reason}, but rho is not above {LINK:g}")
     return found
 
 
@@ -158,24 +162,29 @@ def _link_in_restricted(lanes: pl.DataFrame) -> Verdict:
     found = _restricted_rho(lanes)
     if part.is_empty():
         return found
-    finite = part.filter(~pl.col("diverged"))
+    finite, near = _finite(part), restricted(lanes, DECADE**0.5)
 
     def rho(rows: pl.DataFrame) -> float:
         return spearman(ranks(rows), column(rows, "return"))
 
     beside = [
         _reported(
+            "rho within half a decade of the best rate",
+            verdict(_rho(near, ranks(near), column(near, "return")), Above(LINK)),
+        ),
+        _reported(
             "Kendall's tau-b", verdict(_rho(part, ranks(part), column(part, "return"), Coefficient.KENDALL), Above(0.0))
         ),
-        _per_seed(part, rho, "rho", 0.3),
+        _per_seed(part, rho, "rho", LINK),
     ]
     if 0 < len(finite) < len(part):
         without = _rho(finite, ranks(finite), column(finite, "return"))
-        beside.append(_reported("rho without diverged lanes", verdict(without, Above(0.3))))
+        beside.append(_reported("rho without diverged lanes", verdict(without, Above(LINK))))
     noisy = column(part, "noisy_return")
     if not np.isnan(noisy).any():
-        beside.append(_reported("rho with the return under noise", verdict(_rho(part, ranks(part), noisy), Above(0.3))))
-    return _with_parts(found, part, *beside)
+        under = verdict(_rho(part, ranks(part), noisy), Above(LINK))
+        beside.append(_reported("rho with the return under noise", under))
+    return replace(_counted(found, part), parts=tuple(beside))
 
 
 def _difference(lanes: pl.DataFrame, rank: str = "rank") -> Interval | None:
@@ -201,7 +210,7 @@ def _weakens(lanes: pl.DataFrame) -> Verdict:
         _reported("pooled rho", verdict(_rho(lanes, x, y), Above(0.0))),
         _reported("pooled Kendall's tau-b", verdict(_rho(lanes, x, y, Coefficient.KENDALL), Above(0.0))),
     ]
-    finite = lanes.filter(~pl.col("diverged"))
+    finite = _finite(lanes)
     if 0 < len(finite) < len(lanes):
         without = _rho(finite, ranks(finite), column(finite, "return"))
         beside.append(_reported("pooled rho without diverged lanes", verdict(without, Above(0.0))))
@@ -217,7 +226,7 @@ def _weakens(lanes: pl.DataFrame) -> Verdict:
         ]
         mean = Verdict(Outcome.INCONCLUSIVE, report.mean, None, report.pooled.n, f"Simpson: {told}")
         beside.append(_reported(f"mean rho within one {what}", mean))
-    return _with_parts(verdict(estimate, Above(0.0)), lanes, *beside)
+    return replace(_counted(verdict(estimate, Above(0.0)), lanes), parts=tuple(beside))
 
 
 def _known(values: np.ndarray, otherwise: float) -> np.ndarray:
@@ -229,11 +238,19 @@ def _known(values: np.ndarray, otherwise: float) -> np.ndarray:
 
 
 def _share(lanes: pl.DataFrame, which: np.ndarray) -> Verdict:
-    """Wilson's interval of a share of lanes against LEAST_SHARE; lanes of one seed are not independent, so the seeds'
+    """Wilson's interval of a share of lanes against LEAST_RATE; lanes of one seed are not independent, so the seeds'
     own shares are beside it.
     """
     estimate = wilson_interval(int(which.sum()), len(which))
-    return verdict(replace(estimate, n=lanes["seed"].n_unique()), Above(LEAST_SHARE))
+    return verdict(replace(estimate, n=lanes["seed"].n_unique()), Above(LEAST_RATE))
+
+
+def _too_few(lanes: int) -> str:
+    """In words, if a share among so many lanes could not be shown to be below LEAST_RATE even if it were none."""
+    none = wilson_interval(0, lanes)
+    if none.high <= LEAST_RATE:
+        return ""
+    return f"; it cannot fail here: none of {lanes} lanes would leave a share of {none.high:.3f} possible"
 
 
 def _mean(lanes: pl.DataFrame, name: str) -> float:
@@ -242,32 +259,34 @@ def _mean(lanes: pl.DataFrame, name: str) -> float:
 
 def _collapse_without(lanes: pl.DataFrame) -> Verdict:
     high = lanes.filter(pl.col("learning_rate") >= HIGH_RATE * 0.999)
-    claimed, beside = [], []
+    claimed, beside, most = [], [], 0
     for objective in ("bc", "bve"):
         part = high.filter(pl.col("objective") == objective)
         if part.is_empty():
             return not_run(f"needs lanes of {objective} at learning rates from {HIGH_RATE:g}")
-        claimed.append(
-            named(f"collapse rate of {objective}", _counted(_share(part, part["collapsed"].to_numpy()), part))
-        )
+        most = max(most, len(part))
+        found = _counted(_share(part, part["collapsed"].to_numpy()), part, "which is no collapse")
+        claimed.append(named(f"collapse rate of {objective}", found))
         beside.append(
             _per_seed(part, lambda rows: _mean(rows, "collapsed"), f"collapse rate of {objective}", 0.0)
         )  # fmt: skip
         for (name,), cell in part.partition_by("activation", as_dict=True, maintain_order=True).items():
             beside.append(_reported(f"of {objective}, {name}", _share(cell, cell["collapsed"].to_numpy())))
     whole = all_of(claimed)
-    return replace(whole, parts=(*claimed, *beside))
+    return replace(whole, reason=whole.reason + _too_few(most), parts=(*claimed, *beside))
 
 
 def _good_without_collapse(lanes: pl.DataFrame) -> Verdict:
     part = lanes.filter(pl.col("objective") == "q")
     if part.is_empty():
         return not_run("needs lanes of q")
+    if np.isnan(column(part, "mean")).any():
+        return not_run("needs the behaviour's mean return, which this data set does not tell")
     cut = np.quantile(column(lanes, "return"), 0.9)
-    good = (column(part, "return") >= cut) & (column(part, "score") > column(part, "behaviour"))
+    good = (column(part, "return") >= cut) & (column(part, "return") > column(part, "mean"))
     keeps = good & ~part["collapsed"].to_numpy() & ~part["diverged"].to_numpy()
     beside = _per_seed(part.with_columns(pl.Series("keeps", keeps)), lambda r: _mean(r, "keeps"), "share", 0.0)
-    return _with_parts(_share(part, keeps), part, beside)
+    return replace(_counted(_share(part, keeps), part, "and count as not good"), parts=(beside,))
 
 
 # Dead units -------------------------------------------------------------------------------------------------------
@@ -278,38 +297,43 @@ def _relu(lanes: pl.DataFrame) -> pl.DataFrame:
 
 
 def _live_explains(lanes: pl.DataFrame, rank: str = "rank") -> Verdict:
-    part = _relu(lanes)
+    part = _finite(_relu(lanes))
     if part.is_empty():
-        return not_run("needs lanes of ReLU")
-    return verdict(_rho(part, ranks(part, rank), _known(column(part, "live"), 0.0)), Above(0.5))
+        return not_run("needs lanes of ReLU that did not diverge")
+    return verdict(_rho(part, ranks(part, rank), column(part, "live")), Above(0.5))
 
 
 def _dead_explain(lanes: pl.DataFrame) -> Verdict:
     part = _relu(lanes)
-    found = _live_explains(lanes)
-    if part.is_empty():
+    found, finite = _live_explains(lanes), _finite(part)
+    if finite.is_empty():
         return found
-    finite = part.filter(~pl.col("diverged"))
     alive = finite.filter(pl.col("live") > 0.5 * pl.col("units"))
     beside = []
-    if 0 < len(finite) < len(part):
-        without = _rho(finite, ranks(finite), column(finite, "live"))
-        beside.append(_reported("rho without diverged lanes", verdict(without, Above(0.5))))
+    if len(finite) < len(part):
+        # neither has a value: counted as none of either, they make a link of their own
+        counted = _rho(part, ranks(part), _known(column(part, "live"), 0.0))
+        beside.append(_reported("rho with diverged lanes, no unit live and rank 0", verdict(counted, Above(0.5))))
     if len(alive):
         share = _share(alive, alive["collapsed"].to_numpy())
         beside.append(_reported("collapse rate of lanes with more than half their units live", share))
-    return _with_parts(found, part, *beside)
+    return replace(_counted(found, part, "left out"), parts=tuple(beside))
 
 
 def _rate_kills(lanes: pl.DataFrame) -> Verdict:
-    claimed = []
+    claimed, beside = [], []
     for objective in ("q", "bc"):
         part = _relu(lanes).filter(pl.col("objective") == objective)
-        if part.is_empty():
-            return not_run(f"needs lanes of {objective} with ReLU")
-        rates, dead = np.log10(column(part, "learning_rate")), _known(column(part, "dead"), 1.0)
-        claimed.append(named(f"rho of {objective}", _counted(verdict(_rho(part, rates, dead), Above(0.0)), part)))
-    return all_of(claimed)
+        finite = _finite(part)
+        if finite.is_empty():
+            return not_run(f"needs lanes of {objective} with ReLU that did not diverge")
+        found = verdict(_rho(finite, np.log10(column(finite, "learning_rate")), column(finite, "dead")), Above(0.0))
+        claimed.append(named(f"rho of {objective}", _counted(found, part, "left out")))
+        if len(finite) < len(part):
+            rates, dead = np.log10(column(part, "learning_rate")), _known(column(part, "dead"), 1.0)
+            counted = verdict(_rho(part, rates, dead), Above(0.0))
+            beside.append(_reported(f"rho of {objective} with diverged lanes, all units dead", counted))
+    return replace(all_of(claimed), parts=(*claimed, *beside))
 
 
 def _tanh_keeps(lanes: pl.DataFrame) -> Verdict:
@@ -332,7 +356,13 @@ def _tanh_keeps(lanes: pl.DataFrame) -> Verdict:
         f"{int(both['diverged'].sum())} of {len(both)} tanh and {int(both['diverged_relu'].sum())} ReLU lanes diverged"
     )
     found = verdict(estimate, Above(0.0))
-    return replace(found, reason=f"{found.reason}; {lost}")
+    both_finite = ~(both["diverged"] | both["diverged_relu"]).to_numpy()
+    beside = []
+    if 0 < both_finite.sum() < len(both):
+        finite, kept = both.filter(both_finite), difference[both_finite]
+        without = _resampled(finite, lambda rows: float(kept[rows].mean()))
+        beside.append(_reported("without pairs in which one diverged", verdict(without, Above(0.0))))
+    return replace(found, reason=f"{found.reason}; {lost}, rank 0", parts=tuple(beside))
 
 
 # Confounders ------------------------------------------------------------------------------------------------------
@@ -426,7 +456,8 @@ def _phases_occur(frame: pl.DataFrame) -> Verdict:
             _reported(f"share with a {name}", verdict(_resampled(phases, _mean_of(phases, name)), Above(0.1)))
             for name in ("fall", "rise")
         ]
-        return replace(all_of(claimed), parts=(*claimed, *beside))
+        whole = _counted(all_of(claimed), restricted(lanes, math.inf), "their series end there")
+        return replace(whole, parts=(*claimed, *beside))
 
     return _each_set(final_lanes(frame), judge)
 
@@ -476,7 +507,7 @@ CLAIMS = (
     Claim(
         "RNK-1",
         "Rank and return are associated in a restricted setting: Q, ReLU, learning rates near the best",
-        "rho > 0.3 and interval above 0; Kumar et al. (2020) report the link as general",
+        "learning rates within a decade of the best: rho > 0.3 and interval above 0; Kumar et al. (2020) report the link as general",
         _of_each_set(_link_in_restricted),
     ),
     Claim(

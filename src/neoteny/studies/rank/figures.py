@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from neoteny.lab.study import StudyFigure
-from neoteny.studies.rank.lanes import final_lanes, series, set_name
+from neoteny.studies.rank.lanes import SET, final_lanes, series, set_name
+from neoteny.studies.rank.settings import Config
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,27 +126,30 @@ def _phases(measure: str, y_label: str):
     return draw
 
 
+WORDS = {
+    ("features", "frozen"): "frozen features",
+    ("layer_norm", True): "layer normalisation",
+    ("double", False): "single Q",
+    ("huber", True): "Huber loss",
+    "sharpness_radius": "SAM",
+    "rank_coefficient": "rank penalty",
+}
+"""What a changed setting is called where its field's name does not say it: (field, value), or field."""
+
+COMMON = ("learning_rate", "seed", *SET)
+"""Fields that are no intervention."""
+
+
 def _change(lane: dict) -> str:
-    """What an intervention changes, from the fields of its lanes."""
-    told = {
-        "features": ("frozen", "frozen features"),
-        "layer_norm": (True, "layer normalisation"),
-        "double": (False, "single Q"),
-    }
-    for name, (value, words) in told.items():
-        if lane[name] == value:
-            return words
-    numbers = {
-        "dropout": (0.0, "dropout"),
-        "weight_decay": (0.0, "weight decay"),
-        "sharpness_radius": (0.0, "SAM"),
-        "rank_coefficient": (0.0, "rank penalty"),
-        "batch": (64, "batch"),
-        "target_period": (1_000, "target period"),
-        "width": (56, "width"),
-        "data_share": (1.0, "data share"),
-    }
-    changed = [f"{words} {lane[name]:g}" for name, (usual, words) in numbers.items() if lane[name] != usual]
+    """What an intervention changes: every field of its lanes that is not the default."""
+    changed = []
+    for field in dataclasses.fields(Config):
+        value = lane[field.name]
+        if field.name in COMMON or value == field.default:
+            continue
+        words = WORDS.get(field.name, field.name.replace("_", " "))
+        told = f"{value:g}" if isinstance(value, int | float) else value
+        changed.append(WORDS.get((field.name, value), f"{words} {told}"))
     return ", ".join(changed) or "baseline"
 
 
@@ -157,6 +162,8 @@ def _interventions(measure: str, value_label: str):
             return None
         names = [_change(lane) for lane in lanes.iter_rows(named=True)]
         table = _named(lanes).with_columns(pl.Series("change", names))
+        if table["data"].n_unique() > 1:
+            table = table.with_columns(pl.format("{}: {}", "data", "change").alias("change"))
         return intervals(table, by=("change",), y=measure, panel="learning_rate", value_label=value_label)
 
     return draw

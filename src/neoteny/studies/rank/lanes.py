@@ -12,7 +12,7 @@ from neoteny.studies.rank.settings import LARGEST_VALUE, Config
 
 RANK = "effective_rank"
 
-LEAST_SHARE, LEAST_FALL = 0.1, 0.5
+COLLAPSED_SHARE, COLLAPSED_OF_FIRST = 0.1, 0.5
 """Collapse: the last rank is below this share of the largest possible one, and of the first."""
 
 SET = ("level", "noise", "action", "data_episodes", "data_seed", "file")
@@ -111,7 +111,8 @@ def final_lanes(frame: pl.DataFrame, experiment: str = "sweep") -> pl.DataFrame:
         table = table.join(_metric(rows, probe.name, probe.name), on=("run", "step"), how="left")
     noisy = _metric(rows, "return", "noisy_return", pl.col("task") == NOISY)
     table = table.join(noisy, on=("run", "step"), how="left")
-    low = (pl.col("rank") < LEAST_SHARE * pl.col("most")) & (pl.col("rank") < LEAST_FALL * pl.col("first_rank"))
+    small = pl.col("rank") < COLLAPSED_SHARE * pl.col("most")
+    low = small & (pl.col("rank") < COLLAPSED_OF_FIRST * pl.col("first_rank"))
     table = table.with_columns((low & ~pl.col("diverged")).fill_null(False).alias("collapsed"))
     return table.sort("set", "objective", "activation", "learning_rate", "seed")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -136,7 +137,9 @@ class TransitionSet:
 
     @cached_property
     def returns(self) -> np.ndarray:
-        """(episodes,) undiscounted returns, in the order they happened."""
+        """(episodes,) undiscounted returns, in the order they happened; NaN of loose transitions, a part of theirs."""
+        if self.loose:
+            return np.full(len(np.unique(self.episode)), np.nan)
         return np.bincount(self.episode - self.episode[0], weights=self.reward)
 
     @property
@@ -189,7 +192,7 @@ class TransitionSet:
         """Write as `.npz`, whole or not at all: the arrays, and `about` as JSON."""
         path = Path(path)
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        about = json.dumps({"name": self.name, "actions": self.actions, "loose": self.loose, **self.about})
+        about = json.dumps({**self.about, "name": self.name, "actions": self.actions, "loose": self.loose})
         try:
             with open(partial, "wb") as file:
                 np.savez_compressed(file, about=np.array(about), **{name: getattr(self, name) for name in ARRAYS})
@@ -236,15 +239,21 @@ def load_npz(path: Path | str) -> TransitionSet:
     if not path.is_file():
         raise UsageError(f"there is no file {path}; give the path of an .npz of transitions")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise UsageError(f"{path} holds one array; give an .npz of transitions")
+        with file:
             held = {name: file[name] for name in file.files}
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} cannot be read as .npz: {error}") from error
     missing = [name for name in ("about", *ARRAYS) if name not in held]
     if missing:
         raise UsageError(f"{path} is no set of transitions: it lacks {', '.join(missing)}")
-    about = json.loads(str(held.pop("about")))
-    if not {"name", "actions"} <= set(about):
+    try:
+        about = json.loads(str(held.pop("about")))
+    except ValueError as error:
+        raise UsageError(f"{path} is no set of transitions: what it says about itself is no JSON") from error
+    if not isinstance(about, dict) or not {"name", "actions"} <= set(about):
         raise UsageError(f"{path} is no set of transitions: what it says about itself lacks name or actions")
     name, actions, loose = about.pop("name"), about.pop("actions"), about.pop("loose", False)
     return TransitionSet(name, **{each: held[each] for each in ARRAYS}, actions=actions, about=about, loose=loose)

@@ -51,8 +51,11 @@ def _folder(path: Path) -> Iterator[None]:
 def write_minari(data: TransitionSet, folder: Path | str, name: str) -> Path:
     """Write as the Minari data set `name` ("ale/freeway/dqn-mixed-v0") in a folder; gives the data set's own folder.
 
-    UsageError if there is one of that name already.
+    UsageError if there is one of that name already, or if the transitions are loose: an episode of Minari is all that
+    was seen, one after the other.
     """
+    if data.loose:
+        raise UsageError(f"{data.name} holds a sample of its episodes; Minari takes whole ones; use save for an .npz")
     minari = _minari()
     from gymnasium import spaces
 
@@ -74,7 +77,7 @@ def write_minari(data: TransitionSet, folder: Path | str, name: str) -> Path:
             data_format="hdf5",
             jpeg_encoding=False,
         )
-        made.storage.update_metadata({ABOUT: json.dumps({"name": data.name, **data.about}), **_versions(data)})
+        made.storage.update_metadata({ABOUT: json.dumps({**data.about, "name": data.name}), **_versions(data)})
     return folder / name
 
 
