@@ -1,7 +1,6 @@
 """Association against SciPy, closed forms, and the slow bootstrap over repeated rows."""
 
 import math
-import sys
 
 import numpy as np
 import pytest

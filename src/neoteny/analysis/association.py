@@ -74,8 +74,8 @@ def association(
     x, y: (rows,). clusters: (rows,) labels, usually the seed; without them every row is its own cluster.
     covariates: (rows,) or (rows, k), for partial Spearman. `n` is the number of clusters; below two the
     bounds are NaN. Resamples in which a variable is constant are left out, and the bounds are NaN if fewer
-    than `aggregates.LEAST_DEFINED` of them remain. A NaN in any variable gives NaN: which runs to leave out is the caller's
-    decision. Raises ValueError for Kendall with covariates, and TypeError unless `rng` is a
+    than `aggregates.LEAST_DEFINED` of them remain. A NaN in any variable gives NaN: which runs to leave out is
+    the caller's decision. Raises ValueError for Kendall with covariates, and TypeError unless `rng` is a
     `numpy.random.Generator`.
     """
     x, y = _pair(x, y)

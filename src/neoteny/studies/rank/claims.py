@@ -507,7 +507,8 @@ CLAIMS = (
     Claim(
         "RNK-1",
         "Rank and return are associated in a restricted setting: Q, ReLU, learning rates near the best",
-        "learning rates within a decade of the best: rho > 0.3 and interval above 0; Kumar et al. (2020) report the link as general",
+        "learning rates within a decade of the best: rho > 0.3 and interval above 0; Kumar et al. (2020) report the "
+        "link as general",
         _of_each_set(_link_in_restricted),
     ),
     Claim(
