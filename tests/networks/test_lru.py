@@ -132,7 +132,7 @@ def test_gamma_gives_states_the_energy_of_their_inputs():
     np.testing.assert_allclose(gain, formula, rtol=0.15)
 
 
-def test_nothing_overflows_at_initialisation():
+def test_gradients_do_not_overflow_at_initialisation():
     for r_min, r_max in ((0.0, 1.0), (0.999, 0.9999)):
         layer = LRU(4, 64, key=KEY, r_min=r_min, r_max=r_max)
 
@@ -141,6 +141,39 @@ def test_nothing_overflows_at_initialisation():
 
         gradients = jax.jit(jax.grad(loss))(layer)
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves((layer, gradients)))
+
+
+@pytest.mark.parametrize(
+    "mixer",
+    [*(LadderMixer(rung, 64) for rung in Rung), lambda w, key: S4D(w, 64, key=key), lambda w, key: S5(w, 64, key=key)],
+)
+def test_nothing_explodes_at_initialisation(mixer):
+    """4,096 steps of white noise. Where nothing decays a state is a random walk: sqrt(4096) = 64 times its input."""
+    x = inputs(1, 4096, 8)
+
+    @jax.jit
+    @jax.vmap
+    def run(key):
+        layer = mixer(8, key)
+        y, state = layer.unroll(x, layer.initial_state(1))
+        return jnp.sqrt(jnp.mean(jnp.square(y))), jnp.sqrt(jnp.mean(jnp.square(jnp.abs(state))))
+
+    for sizes in run(jax.random.split(KEY, 3)):
+        assert np.all(sizes > 1e-3)
+        assert np.all(sizes < 200)
+
+
+@pytest.mark.parametrize("state", [1, 2, 16, 64, 128])
+def test_the_dense_matrix_is_scaled_to_the_unit_disk_where_it_leaves_it(state):
+    keys = jax.random.split(KEY, 6)
+    drawn = jax.vmap(lambda key: DenseRecurrence(2, state, key=key, max_radius=None).A)(keys)
+    scaled = jax.jit(jax.vmap(lambda key: DenseRecurrence(2, state, key=key).A))(keys)
+    before, after = (np.abs(np.linalg.eigvals(np.asarray(a, np.float64))).max(axis=-1) for a in (drawn, scaled))
+    assert np.any(before > 1)
+    np.testing.assert_allclose(after, np.minimum(before, 1), rtol=1e-5)
+    np.testing.assert_allclose(scaled, drawn / np.maximum(before, 1)[:, None, None], rtol=1e-5, atol=1e-7)
+    with pytest.raises(ValueError, match="max_radius"):
+        DenseRecurrence(2, state, key=KEY, max_radius=0.0)
 
 
 # The layer ------------------------------------------------------------------------------------------------
@@ -210,7 +243,7 @@ def test_the_dense_layer_is_its_formula(activation):
 
 
 def test_dense_eigenvalues_fill_the_unit_disk():
-    eigenvalues = np.linalg.eigvals(np.asarray(DenseRecurrence(1, 400, key=KEY).A, np.float64))
+    eigenvalues = np.linalg.eigvals(np.asarray(DenseRecurrence(1, 400, key=KEY, max_radius=None).A, np.float64))
     assert scipy.stats.kstest(np.minimum(np.abs(eigenvalues) ** 2, 1), "uniform").statistic < 0.06
 
 

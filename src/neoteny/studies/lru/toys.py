@@ -19,7 +19,7 @@ from neoteny.lab.configs import Lane
 from neoteny.lab.study import Experiment
 from neoteny.learners.learner import Batch, Learner, View
 from neoteny.learners.supervised import SQUARED_ERROR, supervised
-from neoteny.networks import Layer, Network, Statistic
+from neoteny.networks import Layer, Network, Statistic, identity
 from neoteny.networks.lru import LRU, DenseRecurrence
 from neoteny.probes import NetworkProbe, ViewProbe
 from neoteny.studies.lru.models import dense_recurrence
@@ -121,7 +121,8 @@ def theory_learner(config: Theory) -> Learner:
 
     def make(key):
         if config.kind == "dense":
-            return Network(mixer=dense_recurrence(1, config.state, "linear", key=key))
+            # The law is about the Gaussian matrix as it is drawn.
+            return Network(mixer=DenseRecurrence(1, config.state, identity, key=key, max_radius=None))
         return Network(mixer=LRU(1, config.state, r_min=config.r_min, r_max=config.r_max, key=key))
 
     return supervised(make, optax.sgd(0.0), objective=SQUARED_ERROR)
