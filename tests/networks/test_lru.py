@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 
 from neoteny.learners.optimizers import adamw_groups
-from neoteny.networks import Dense, identity, relu, tanh
+from neoteny.networks import Chain, Dense, identity, relu, tanh
 from neoteny.networks.lru import (
     LRU,
     DenseRecurrence,
@@ -312,31 +312,36 @@ def test_padding_changes_no_real_step(bidirectional):
 # The ladder, blocks, networks -------------------------------------------------------------------------------
 
 
-def test_rungs_differ_by_what_they_say():
-    made = {rung: LadderMixer(rung, 200, r_min=0.9, r_max=0.99, max_phase=0.3)(2, KEY) for rung in Rung}
-    for rung in (Rung.RING, Rung.LRU, Rung.SMALL_PHASE):
-        modulus = np.abs(made[rung].lam)
-        assert 0.9 <= modulus.min() < modulus.max() <= 0.99
-    for rung in (Rung.DIAGONAL, Rung.EXPONENTIAL, Rung.STABLE):
-        assert np.abs(made[rung].lam).min() < 0.3
-    assert [rung for rung in Rung if getattr(made[rung], "gamma_log", None) is not None] == [
-        Rung.LRU,
-        Rung.SMALL_PHASE,
-    ]
-    assert np.angle(made[Rung.SMALL_PHASE].lam).max() <= 0.3
-    assert np.abs(np.angle(made[Rung.LRU].lam)).max() > 3
-    assert [made[r].activation for r in (Rung.DENSE_TANH, Rung.DENSE_RELU, Rung.DENSE_LINEAR)] == [
-        tanh,
-        relu,
-        identity,
-    ]
-    assert {type(made[r].eigenvalues).__name__ for r in (Rung.DIAGONAL, Rung.EXPONENTIAL, Rung.STABLE)} == {
-        "Cartesian",
-        "Exponential",
-        "StableExponential",
-    }
-    with pytest.raises(ValueError, match="bidirectional"):
-        LadderMixer(Rung.DENSE_TANH, 4, bidirectional=True)(2, KEY)
+PARAMETERS = {
+    Rung.DIAGONAL: ("Cartesian", False),
+    Rung.EXPONENTIAL: ("Exponential", False),
+    Rung.STABLE: ("StableExponential", False),
+    Rung.RING: ("StableExponential", False),
+    Rung.LRU: ("StableExponential", True),
+    Rung.SMALL_PHASE: ("StableExponential", True),
+}
+"""Parameterisation and gamma of the diagonal rungs."""
+
+
+@pytest.mark.parametrize("rung", list(Rung))
+def test_rungs_are_what_they_say(rung):
+    disk = LadderMixer(rung, 200)(2, KEY)
+    chosen = LadderMixer(rung, 200, r_min=0.9, r_max=0.99, max_phase=0.2)(2, KEY)
+    dense = {Rung.DENSE_TANH: tanh, Rung.DENSE_RELU: relu, Rung.DENSE_LINEAR: identity}
+    if rung in dense:
+        assert (type(disk), disk.activation) == (DenseRecurrence, dense[rung])
+        assert eqx.tree_equal(chosen, disk)
+        with pytest.raises(ValueError, match="bidirectional"):
+            LadderMixer(rung, 4, bidirectional=True)(2, KEY)
+        return
+    assert (type(disk.eigenvalues).__name__, disk.gamma_log is not None) == PARAMETERS[rung]
+    assert not disk.bidirectional
+    assert LadderMixer(rung, 4, bidirectional=True)(2, KEY).bidirectional
+    widest = math.pi / 10 if rung is Rung.SMALL_PHASE else 2 * math.pi
+    for layer, low, high, phase in ((disk, 0.0, 1.0, widest), (chosen, 0.9, 0.99, 0.2)):
+        square, angle = np.abs(layer.lam) ** 2, np.angle(layer.lam) % (2 * math.pi)
+        assert scipy.stats.kstest((square - low**2) / (high**2 - low**2), "uniform").pvalue > 1e-3
+        assert scipy.stats.kstest(angle / phase, "uniform").pvalue > 1e-3
 
 
 def test_names_of_slow_fields_are_those_of_the_system():
@@ -401,7 +406,7 @@ def test_a_block_is_its_formula_and_moves_its_statistics():
 
 def two_blocks(r_min=0.5, r_max=0.99):
     mixer = LadderMixer(Rung.LRU, 8, r_min=r_min, r_max=r_max)
-    return sequence_network(mixer, encoder=1, width=8, depth=2, outputs=2, dropout=0.1)
+    return sequence_network(mixer, encoder=1, width=8, depth=2, head=2, dropout=0.1)
 
 
 def test_makers_compare_by_value():
@@ -512,7 +517,7 @@ def test_tokens_and_several_answers():
         encoder=functools.partial(_embedding, 5),
         width=4,
         depth=1,
-        outputs=3,
+        head=3,
         gate="half",
     )
     assert maker(KEY)(jnp.array([[1, 2, 4, 0], [3, 0, 0, 0]])).output.shape == (2, 3)
@@ -521,10 +526,14 @@ def test_tokens_and_several_answers():
         encoder=1,
         width=4,
         depth=1,
-        outputs=3,
-        pool=functools.partial(LastSteps, 5),
+        head=lambda key: Chain(LastSteps(5), Dense(4, 3, key=key)),
     )
     assert several(KEY)(inputs(2, 9, 1)).output.shape == (2, 5, 3)
+    without = sequence_network(None, encoder=1, width=4, depth=0, head=3)(KEY)
+    assert without.names == ("encoder", "head")
+    assert np.array_equal(without.stage("encoder").layer.weight, several(KEY).stage("encoder").layer.weight)
+    mixed = without(inputs(2, 9, 1)[:, np.random.default_rng(0).permutation(9)]).output
+    np.testing.assert_allclose(mixed, without(inputs(2, 9, 1)).output, atol=1e-6)
 
 
 def _embedding(tokens, key):
@@ -533,9 +542,13 @@ def _embedding(tokens, key):
 
 def test_what_makes_no_network_is_refused():
     with pytest.raises(TypeError, match="mixer must make a layer"):
-        sequence_network(LRU(2, 2, key=KEY), encoder=1, width=2, depth=1, outputs=1)  # type: ignore[arg-type]
+        sequence_network(LRU(2, 2, key=KEY), encoder=1, width=2, depth=1, head=1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="depth"):
-        sequence_network(LadderMixer(Rung.LRU, 2), encoder=1, width=2, depth=0, outputs=1)
+        sequence_network(LadderMixer(Rung.LRU, 2), encoder=1, width=2, depth=0, head=1)
+    with pytest.raises(ValueError, match="depth must be 0"):
+        sequence_network(None, encoder=1, width=2, depth=1, head=1)
+    with pytest.raises(ValueError, match="head"):
+        sequence_network(LadderMixer(Rung.LRU, 2), encoder=1, width=2, depth=1, head=0)
     block = ResidualBlock(2, lambda width, key: GLU(width, key=key), key=KEY)
     with pytest.raises(TypeError, match="GLU carries no state"):
         block.initial_state(1)

@@ -328,8 +328,8 @@ class DenseRecurrence(RecurrentLayer):
 class Rung(enum.Enum):
     """The steps from a dense recurrent network to the Linear Recurrent Unit, in the paper's order (section 3).
 
-    Up to STABLE eigenvalues start uniform on the unit disk, as those of a dense Gaussian matrix do; from RING on they
-    start on the ring that is asked for. LRU adds gamma, SMALL_PHASE a range of phases.
+    Up to STABLE eigenvalues start uniform on the unit disk, as those of a dense Gaussian matrix do; RING is STABLE on a
+    ring that is chosen, LRU adds gamma, SMALL_PHASE a range of phases.
     """
 
     DENSE_TANH = "dense_tanh"
@@ -351,15 +351,16 @@ SMALL_PHASE = math.pi / 10
 class LadderMixer:
     """A mixer of one rung: `LadderMixer(Rung.LRU, state, r_min=0.9, r_max=0.999)(width, key)` is the layer.
 
-    `r_min` and `r_max` matter from RING on, `max_phase` for SMALL_PHASE alone; traced numbers are welcome. Only
-    diagonal rungs can be bidirectional.
+    Radii and phase hold for every diagonal rung, since the paper compares some of them on one ring (figure 3); the
+    whole unit disk is the default. `max_phase` None is 2 pi, and `SMALL_PHASE` for the rung of that name. Traced
+    numbers are welcome. Only diagonal rungs can be bidirectional.
     """
 
     rung: Rung | str
     state: int
     r_min: Scalar = 0.0
     r_max: Scalar = 1.0
-    max_phase: Scalar = SMALL_PHASE
+    max_phase: Scalar | None = None
     bidirectional: bool = False
 
     def __post_init__(self):
@@ -376,14 +377,14 @@ class LadderMixer:
             Rung.DIAGONAL: Parameterization.CARTESIAN,
             Rung.EXPONENTIAL: Parameterization.EXPONENTIAL,
         }
-        on_ring = rung in (Rung.RING, Rung.LRU, Rung.SMALL_PHASE)
+        widest = SMALL_PHASE if rung is Rung.SMALL_PHASE else 2 * math.pi
         return LRU(
             width,
             self.state,
             key=key,
-            r_min=self.r_min if on_ring else 0.0,
-            r_max=self.r_max if on_ring else 1.0,
-            max_phase=self.max_phase if rung is Rung.SMALL_PHASE else 2 * math.pi,
+            r_min=self.r_min,
+            r_max=self.r_max,
+            max_phase=widest if self.max_phase is None else self.max_phase,
             gamma=rung in (Rung.LRU, Rung.SMALL_PHASE),
             parameterization=parameterizations.get(rung, Parameterization.STABLE),
             bidirectional=self.bidirectional,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +18,10 @@ from neoteny.lab.study import Experiment
 from neoteny.learners.learner import Learner
 from neoteny.learners.optimizers import adamw_groups, warmup_cosine
 from neoteny.learners.supervised import CROSS_ENTROPY, Objective, supervised
-from neoteny.networks import Chain, Dense, Layer, Network, gelu, named_key
+from neoteny.networks import Chain, Dense, Layer, gelu, lecun, named_key
 from neoteny.networks.activations import Activation
 from neoteny.networks.recurrent import SLOW
-from neoteny.networks.residual_sequence import Gate, ResidualBlock
+from neoteny.networks.residual_sequence import Gate, SequenceNetwork, sequence_network
 from neoteny.networks.sequence import Compare, Embedding, LastSteps, MeanPool, Pairs
 from neoteny.studies.lru.models import ONE_WAY, ModelName, mixer
 from neoteny.tasks import places, sequences
@@ -176,44 +177,42 @@ BITS = Objective(_bits_loss, _bits_score)
 """Cross-entropy of every bit, in nats; scores `loss` and `accuracy`, the share of bits given back."""
 
 
-def maker(config: Config) -> Callable[[Array], Network]:
+def maker(config: Config) -> SequenceNetwork:
     """Encoder, blocks, head, by the task's kind of input and output."""
-    data = data_of(config)
+    data, width = data_of(config), config.width
+    return sequence_network(
+        mixer(config),
+        encoder=partial(_embedding, config, data.tokens) if data.tokens else _channels(config, data),
+        width=width,
+        depth=0 if config.model == "bag" else config.depth,
+        head=partial(_head, config, PATTERN[1] if config.data == "recall" else data.classes or 1),
+        dropout=config.dropout,
+        gate=Gate.HALF if config.half_glu else Gate.FULL,
+    )
 
-    def make(key: Array) -> Network:
-        width = config.width
-        stages: dict[str, Layer] = {}
-        channels = PATTERN[1] + 2 if config.data == "recall" else data.input_shape[-1]
-        if data.tokens:
-            embedding = Embedding(data.tokens, width, key=named_key(key, "encoder"))
-            stages["encoder"] = Chain(Pairs(), embedding) if config.data == "retrieval" else embedding
-        else:
-            stages["encoder"] = Dense(channels, width, key=named_key(key, "encoder"))
-        if config.model == "bag":
-            # the baseline that knows which symbols there are and not in which order
-            hidden = Dense(width, 4 * width, key=named_key(key, "hidden"))
-            stages["bag"] = Chain(MeanPool(), hidden, Activation(gelu))
-            stages["head"] = Dense(4 * width, data.classes or 1, key=named_key(key, "head"))
-            return Network(**stages)
-        for index in range(1, config.depth + 1):
-            name = f"block{index}"
-            stages[name] = ResidualBlock(
-                width,
-                mixer(config),
-                key=named_key(key, name),
-                dropout=config.dropout,
-                gate=Gate.HALF if config.half_glu else Gate.FULL,
-            )
-        if config.data == "recall":
-            steps, bits = PATTERN
-            stages["head"] = Chain(LastSteps(steps), Dense(width, bits, key=named_key(key, "head")))
-        elif config.data == "retrieval":
-            stages["head"] = Chain(MeanPool(), Compare(), Dense(4 * width, 2, key=named_key(key, "head")))
-        else:
-            stages["head"] = Chain(MeanPool(), Dense(width, data.classes or 1, key=named_key(key, "head")))
-        return Network(**stages)
 
-    return make
+def _channels(config: Config, data: Arrays) -> int:
+    """Input channels of a task without tokens; a recall's bits have two marks beside them."""
+    return PATTERN[1] + 2 if config.data == "recall" else data.input_shape[-1]
+
+
+def _embedding(config: Config, tokens: int, key: Array) -> Layer:
+    embedding = Embedding(tokens, config.width, key=key)
+    return Chain(Pairs(), embedding) if config.data == "retrieval" else embedding
+
+
+def _head(config: Config, outputs: int, key: Array) -> Layer:
+    """The last steps of a recall, the mean over time of all others, of a pair compared; then a linear readout."""
+    pooled: list[Layer] = [LastSteps(PATTERN[0]) if config.data == "recall" else MeanPool()]
+    features = config.width
+    if config.data == "retrieval":
+        pooled.append(Compare())
+        features = 4 * config.width
+    if config.model == "bag":
+        # the baseline that knows which symbols there are and not in which order
+        pooled += [Dense(features, 4 * config.width, key=named_key(key, "hidden")), Activation(gelu)]
+        features = 4 * config.width
+    return Chain(*pooled, Dense(features, outputs, key=key, initializer=lecun))
 
 
 def learner(config: Config) -> Learner:

@@ -20,9 +20,8 @@ from neoteny.lab.study import Experiment
 from neoteny.learners.learner import Batch, Learner, View
 from neoteny.learners.supervised import SQUARED_ERROR, supervised
 from neoteny.networks import Layer, Network, Statistic, identity
-from neoteny.networks.lru import LRU, DenseRecurrence
+from neoteny.networks.lru import LRU, DenseRecurrence, LadderMixer, Rung
 from neoteny.probes import NetworkProbe, ViewProbe
-from neoteny.studies.lru.models import dense_recurrence
 from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.sequences import filtered_waves
 from neoteny.tasks.sources import Minibatch
@@ -184,8 +183,10 @@ class _OneOutput(Layer):
 def filter_learner(config: Filter) -> Learner:
     """Adam on the mean squared error of every step."""
 
+    rung = Rung.DENSE_TANH if config.model == "tanh" else Rung.DENSE_LINEAR
+
     def make(key):
-        return Network(mixer=dense_recurrence(1, config.state, config.model, key=key), head=_OneOutput())
+        return Network(mixer=LadderMixer(rung, config.state)(1, key), head=_OneOutput())
 
     return supervised(make, optax.adam(config.learning_rate), objective=SQUARED_ERROR)
 
