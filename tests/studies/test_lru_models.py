@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import typing
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from neoteny.networks import S4D, S5, Chain, Dense, Discretization, identity, relu, tanh
+from neoteny.networks import S4D, S5, Chain, Dense, Discretization, identity, relu, split_trainable, tanh
 from neoteny.networks.lru import LRU, Cartesian, DenseRecurrence, Exponential, StableExponential
 from neoteny.networks.sequence import Embedding, LastSteps, MeanPool, Pairs, Positionwise
 from neoteny.studies.lru.models import TITLES, ModelName, mixer
-from neoteny.studies.lru.sequences import Config, maker
+from neoteny.studies.lru.sequences import Config, maker, optimizer
 
 KEY = jax.random.key(0)
 WIDTH, STATE = 3, 200
@@ -77,8 +78,52 @@ def test_the_model_s5():
     assert layer.delta_log.shape == (STATE // 2,)
 
 
+SLOW = {
+    **{model: {"A", "B"} for model in DENSE},
+    "complex": {"lam_re", "lam_im", "B_re", "B_im"},
+    "exponential": {"nu", "theta", "B_re", "B_im"},
+    "stable": {"nu_log", "theta_log", "B_re", "B_im"},
+    "ring": {"nu_log", "theta_log", "B_re", "B_im"},
+    "lru": {"nu_log", "theta_log", "gamma_log", "B_re", "B_im"},
+    "s4d": {"A_re_log", "A_im", "delta_log"},
+    "s4d_delta_b": {"A_re_log", "A_im", "delta_log"},
+    "s4d_untied": {"A_re_log", "A_im", "delta_log", "delta_B_log"},
+    "s5": {"A_re", "A_im", "B_re", "B_im", "delta_log"},
+    "bag": set(),
+}
+
+
+@pytest.mark.parametrize("model", list(SLOW))
+def test_what_learns_at_a_factor_of_the_rate_and_without_decay(model):
+    """With gradients of 1 AdamW moves every entry by the rate, and decay by more."""
+    config = Config(data="digits", size=8, model=model, width=WIDTH, state=4, depth=1, steps=10, factor=0.1)
+    params, _ = split_trainable(maker(config)(KEY))
+    gradients = jax.tree.map(jnp.ones_like, params)
+
+    def moved(decay):
+        rule = optimizer(replace(config, weight_decay=decay))
+        _, state = rule.update(gradients, rule.init(params), params)
+        # the second, since the schedule begins at almost nothing
+        changes, _ = rule.update(gradients, state, params)
+        return [(path[-1].name, np.abs(x)) for path, x in jax.tree_util.tree_leaves_with_path(changes)]
+
+    free, held = moved(0.0), moved(0.5)
+    rate = max(change.max() for _, change in free)
+    assert {name for name, change in free if np.allclose(change, 0.1 * rate, rtol=1e-3)} == SLOW[model]
+    assert all(np.allclose(change, rate, rtol=1e-3) for name, change in free if name not in SLOW[model])
+    still = {name for (name, change), (_, other) in zip(free, held, strict=True) if np.array_equal(change, other)}
+    assert still - {"bias"} == SLOW[model]  # a bias begins at 0, where nothing decays
+
+
+@pytest.mark.parametrize("model", [*DENSE, *DIAGONAL, *S4DS, "s5"])
+def test_every_layer_can_run_both_ways(model):
+    assert [layer_of(model=model, bidirectional=both).bidirectional for both in (False, True)] == [False, True]
+
+
 def test_a_bag_has_no_recurrence():
     assert mixer(Config(model="bag")) is None
+    with pytest.raises(ValueError, match="bidirectional"):
+        Config(model="bag", bidirectional=True)
     network = maker(Config(model="bag", data="listops", size=30, examples=24, width=4))(KEY)
     assert network.names == ("encoder", "head")
     tokens = jnp.asarray([[11, 3, 4, 15, 0, 0]], jnp.int8)

@@ -58,9 +58,6 @@ STATE_SPACE: dict[str, Callable[..., Layer]] = {
 }
 """The state-space layers, as functions of width, state and key."""
 
-ONE_WAY = frozenset({"rnn_tanh", "rnn_relu", "rnn_linear", "s4d", "s4d_delta_b", "s4d_untied", "bag"})
-"""Models without a bidirectional form."""
-
 
 def mixer(config: Config) -> Mixer | None:
     """The recurrent layer that this configuration's model is about; None for a bag of symbols, which has none."""
@@ -76,5 +73,4 @@ def mixer(config: Config) -> Mixer | None:
             bidirectional=config.bidirectional,
         )
     layer = STATE_SPACE[config.model]
-    both = {} if config.model in ONE_WAY else {"bidirectional": config.bidirectional}
-    return lambda width, key: layer(width, config.state, key=key, **both)
+    return lambda width, key: layer(width, config.state, key=key, bidirectional=config.bidirectional)

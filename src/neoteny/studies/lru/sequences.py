@@ -20,10 +20,10 @@ from neoteny.learners.optimizers import adamw_groups, warmup_cosine
 from neoteny.learners.supervised import CROSS_ENTROPY, Objective, supervised
 from neoteny.networks import Chain, Dense, Layer, gelu, lecun, named_key
 from neoteny.networks.activations import Activation
-from neoteny.networks.recurrent import SLOW
+from neoteny.networks.recurrent import slow_parameters
 from neoteny.networks.residual_sequence import Gate, SequenceNetwork, sequence_network
 from neoteny.networks.sequence import Compare, Embedding, LastSteps, MeanPool, Pairs
-from neoteny.studies.lru.models import ONE_WAY, ModelName, mixer
+from neoteny.studies.lru.models import ModelName, mixer
 from neoteny.tasks import places, sequences
 from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.sources import Minibatch
@@ -79,8 +79,8 @@ class Config:
         for name in ("examples", "tested", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        if self.bidirectional and self.model in ONE_WAY:
-            raise ValueError(f"{self.model} has no bidirectional form; leave bidirectional False")
+        if self.bidirectional and self.model == "bag":
+            raise ValueError("bidirectional: a bag of symbols has no direction; leave it False")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
         if not self.learning_rate > 0 or not self.factor > 0 or not self.weight_decay >= 0:
@@ -215,18 +215,20 @@ def _head(config: Config, outputs: int, key: Array) -> Layer:
     return Chain(*pooled, Dense(features, outputs, key=key, initializer=lecun))
 
 
-def learner(config: Config) -> Learner:
+def optimizer(config: Config) -> optax.GradientTransformation:
     """AdamW with warm-up and cosine; eigenvalues, B and gamma at a factor of the rate and without decay."""
-    return supervised(
-        maker(config),
-        adamw_groups(
-            warmup_cosine(config.learning_rate, config.steps),
-            weight_decay=config.weight_decay,
-            slow=SLOW,
-            factor=config.factor,
-        ),
-        objective=BITS if config.data == "recall" else CROSS_ENTROPY,
+    return adamw_groups(
+        warmup_cosine(config.learning_rate, config.steps),
+        weight_decay=config.weight_decay,
+        slow=slow_parameters,
+        factor=config.factor,
     )
+
+
+def learner(config: Config) -> Learner:
+    """Supervised learning of classes, or of the bits of a recall."""
+    objective = BITS if config.data == "recall" else CROSS_ENTROPY
+    return supervised(maker(config), optimizer(config), objective=objective)
 
 
 EVALUATION_STEPS = 65_536
@@ -291,9 +293,8 @@ def _rungs(models: tuple[ModelName, ...], common: dict, chosen: tuple[float, flo
     blocks = []
     for model in models:
         radii = {"lru": chosen, "ring": ring}.get(model)
-        one_way = {"bidirectional": (False,)} if model in ONE_WAY else {}
         where = GLOROT if radii is None else {"r_min": (radii[0],), "r_max": (radii[1],)}
-        blocks.append({**common, "model": (model,), **where, **one_way})
+        blocks.append({**common, "model": (model,), **where})
     return blocks
 
 
