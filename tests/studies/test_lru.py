@@ -22,7 +22,16 @@ from neoteny.learners import Batch
 from neoteny.studies.lru import CLAIMS, STUDY, summary
 from neoteny.studies.lru.claims import final_losses
 from neoteny.studies.lru.sequences import BITS, LADDER, Config, data_of, learner, script, stream
-from neoteny.studies.lru.toys import Eigenvalue, disk_distance, forward_gain
+from neoteny.studies.lru.toys import (
+    NOTHING,
+    Eigenvalue,
+    Theory,
+    disk_distance,
+    forward_gain,
+    theory_learner,
+    theory_script,
+)
+from neoteny.tasks.streams import single
 from neoteny.training.events import Evaluate, Train
 
 SEEDS = 6
@@ -53,7 +62,7 @@ def row(experiment: str, seed: int, metric: str, value: float, *, step: int = 10
 
 def records(
     ladder=LADDER_LEVELS, stability=STABILITY_LEVELS, recall=RECALL_LEVELS, discrete=DISCRETE_LEVELS, gain=1.0,
-    disk=0.02, linear=1e-3, tanh=1e-2, exponential=1e-9, first=(1.0, 10.0),
+    disk=(0.02, 0.03), linear=1e-3, tanh=1e-2, exponential=1e-9, first=(1.0, 10.0),
 ) -> pl.DataFrame:  # fmt: skip
     rng, rows = np.random.default_rng(0), []
 
@@ -65,7 +74,8 @@ def records(
             # centred on the formula: that an interval of random values covers it would fail once in twenty
             measured = gain * forward_gain(low, high) * (1 + 0.005 * (seed - (SEEDS - 1) / 2))
             rows.append(row("theory", seed, "forward_gain", measured, kind="ring", r_min=low, r_max=high))
-        rows.append(row("theory", seed, "disk_distance", near(disk, 0.002), kind="dense"))
+        for kind, distance in zip(("dense", "disk"), disk, strict=True):
+            rows.append(row("theory", seed, "disk_distance", near(distance, 0.002), kind=kind))
         for rate in (1e-3, 1e-2):
             for model, loss in (("linear", linear), ("tanh", tanh)):
                 value = loss * 10 ** near(0, 0.1)
@@ -165,7 +175,8 @@ def test_losses_below_what_can_be_compared_are_said():
     ("claim", "wrong"),
     [
         ("LRU-1", {"gain": 1.2}),
-        ("LRU-2", {"disk": 0.2}),
+        ("LRU-2", {"disk": (0.2, 0.03)}),
+        ("LRU-2", {"disk": (0.02, 0.2)}),
         ("LRU-3", {"linear": 1e-1}),
         ("LRU-3", {"ladder": {**LADDER_LEVELS, "rnn_linear": 50.0}}),
         ("LRU-4", {"ladder": {**LADDER_LEVELS, "complex": 60.0}}),
@@ -248,6 +259,40 @@ def test_the_disk_distance_is_that_of_scipy():
     assert disk_distance(values) == pytest.approx(kstest(square, "uniform").statistic, abs=1e-12)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.9), (0.5, 0.95)])
+def test_the_measured_gain_is_that_of_the_layers_own_eigenvalues_and_input_matrix(low, high):
+    """Against sum_j |B_j|^2 / (1 - |lambda_j|^2), the stationary energy of real white noise through each state."""
+    config = Theory(state=30, length=20_000, r_min=low, r_max=high)
+    made = theory_learner(config)
+    view = made.view(made.init(jax.random.key(0)))
+    layer = view.network.stage("mixer")
+    assert (layer.gamma_log, layer.width) == (None, 16)
+    energy = np.sum(np.square(layer.B_re) + np.square(layer.B_im), axis=0)
+    expected = np.sum(energy / (1 - np.abs(layer.lam) ** 2)) / np.sum(energy)
+    batch = Batch(jnp.zeros((1, 1, 16)), jnp.zeros((1, 1)))
+    (probe,) = theory_script(config, single(NOTHING))[1].probes
+    measured = jax.jit(probe.function)(view, batch, jax.random.key(1))[""]
+    assert float(measured) == pytest.approx(expected, rel=0.03)
+    wider = eqx.tree_at(lambda held: held.network.stage("mixer").B_re, view, layer.B_re * 3)
+    wider = eqx.tree_at(lambda held: held.network.stage("mixer").B_im, wider, layer.B_im * 3)
+    assert float(jax.jit(probe.function)(wider, batch, jax.random.key(1))[""]) == pytest.approx(
+        float(measured), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize("kind", ["disk", "dense"])
+def test_the_spectra_looked_at_are_those_of_the_unit_disk(kind):
+    config = Theory(kind=kind, state=200)
+    made = theory_learner(config)
+    network = made.view(made.init(jax.random.key(0))).network
+    (probe,) = theory_script(config, single(NOTHING))[1].probes
+    (distance,) = probe.function(network).values()
+    assert distance < 0.12
+    layer = network.stage("mixer")
+    largest = max(np.abs(np.linalg.eigvals(layer.A)) if kind == "dense" else np.abs(layer.lam))
+    assert bool(largest > 1) == (kind == "dense")
+
+
 def test_the_phase_toy_has_its_minimum_at_the_target():
     for exponential in (False, True):
         layer = Eigenvalue(jnp.float32(0.7), exponential, jax.random.key(0))
@@ -280,6 +325,8 @@ def test_every_preset_resolves(preset):
         assert set(table) == {"scifar", "listops", "text", "retrieval", "pathfinder", "pathx"}
         assert (table["scifar"].state, table["scifar"].r_max, table["scifar"].depth) == (384, 0.999, 6)
         assert (table["pathx"].half_glu, table["pathx"].bidirectional) == (True, True)
+        ways = {(r.config.data, r.config.bidirectional) for r in plan.runs.values() if r.experiment == "ladder"}
+        assert ways == {(data, data in ("pathfinder", "pathx")) for data in table}
         assert table["pathx"].max_phase == pytest.approx(math.pi / 10)
         assert table["text"].weight_decay == 0.05
 
