@@ -311,6 +311,25 @@ def test_what_reads_the_future_cannot_step(kind):
         layer.unroll(jnp.ones((1, 3, 2)), layer.initial_state(1))
 
 
+@pytest.mark.parametrize("kind", [LRU, DenseRecurrence, S4D, S5])
+def test_a_step_of_other_shapes_is_refused(kind):
+    layer = kind(WIDTH, STATE, key=KEY)
+    x, state = jnp.ones((2, WIDTH)), layer.initial_state(2)
+    layer.step(x, state, reset=jnp.zeros(2, bool))
+    wrong = [
+        (x[0], state, None),
+        (x[:, :2], state, None),
+        (x[:, None], state, None),
+        (x, layer.initial_state(1), None),
+        (x, state[..., :1], None),
+        (x, state, jnp.zeros((2, 1), bool)),
+        (x, state, jnp.zeros(1, bool)),
+    ]
+    for inputs, before, reset in wrong:
+        with pytest.raises(ValueError, match=rf"a step of {kind.__name__} takes x \(batch, 3\), a state \(batch, "):
+            layer.step(inputs, before, reset=reset)
+
+
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("kind", [LRU, DenseRecurrence, S4D, S5])
 def test_padding_changes_no_real_step(kind, bidirectional):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import typing
 
 import equinox as eqx
 import jax
@@ -20,8 +21,18 @@ from neoteny.lab import configs
 from neoteny.lab.plan import Request, make_plan
 from neoteny.learners import Batch
 from neoteny.studies.lru import CLAIMS, STUDY, summary
-from neoteny.studies.lru.claims import final_losses
-from neoteny.studies.lru.sequences import BITS, LADDER, Config, data_of, learner, script, stream
+from neoteny.studies.lru.claims import CHANCE, final_losses
+from neoteny.studies.lru.sequences import (
+    BITS,
+    LADDER,
+    SIZES,
+    Config,
+    DataName,
+    data_of,
+    learner,
+    script,
+    stream,
+)
 from neoteny.studies.lru.toys import (
     NOTHING,
     Eigenvalue,
@@ -271,13 +282,8 @@ def test_the_measured_gain_is_that_of_the_layers_own_eigenvalues_and_input_matri
     expected = np.sum(energy / (1 - np.abs(layer.lam) ** 2)) / np.sum(energy)
     batch = Batch(jnp.zeros((1, 1, 16)), jnp.zeros((1, 1)))
     (probe,) = theory_script(config, single(NOTHING))[1].probes
-    measured = jax.jit(probe.function)(view, batch, jax.random.key(1))[""]
+    measured = probe.function(view, batch, jax.random.key(1))[""]
     assert float(measured) == pytest.approx(expected, rel=0.03)
-    wider = eqx.tree_at(lambda held: held.network.stage("mixer").B_re, view, layer.B_re * 3)
-    wider = eqx.tree_at(lambda held: held.network.stage("mixer").B_im, wider, layer.B_im * 3)
-    assert float(jax.jit(probe.function)(wider, batch, jax.random.key(1))[""]) == pytest.approx(
-        float(measured), rel=1e-4
-    )
 
 
 @pytest.mark.parametrize("kind", ["disk", "dense"])
@@ -329,6 +335,8 @@ def test_every_preset_resolves(preset):
         assert ways == {(data, data in ("pathfinder", "pathx")) for data in table}
         assert table["pathx"].max_phase == pytest.approx(math.pi / 10)
         assert table["text"].weight_decay == 0.05
+        sizes = {"scifar": 32, "listops": 2_000, "text": 4_096, "retrieval": 4_000, "pathfinder": 32, "pathx": 128}
+        assert {data: config.size for data, config in table.items()} == sizes
 
 
 SMALL = {"size": 8, "depth": 1, "width": 4, "state": 4, "batch": 4, "steps": 3}
@@ -387,11 +395,35 @@ def test_bits_are_scored_one_by_one():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("width", 0), ("dropout", 1.0), ("learning_rate", 0.0), ("r_max", 1.5), ("r_min", 1.0), ("max_phase", 7.0)],
-)
+    [("width", 0), ("dropout", 1.0), ("learning_rate", 0.0), ("r_max", 1.5), ("r_min", 1.0), ("max_phase", 7.0),
+     ("size", -1), ("size", 20)],
+)  # fmt: skip
 def test_values_out_of_range_are_refused(field, value):
     with pytest.raises(UsageError, match=field):
         configs.product(Config, {field: (value,)})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"r_min": 1.0, "r_max": 1.0},
+        {"r_min": 0.0, "r_max": 0.0},
+        {"data": "scifar", "size": 20},
+        {"data": "scifar_grey", "size": 28},
+        {"data": "scifar", "size": 64},
+    ],
+)
+def test_combinations_that_cannot_be_are_refused_before_anything_is_read(fields):
+    with pytest.raises(ValueError, match=r"r_min < 1 and r_max > 0|size: pictures"):
+        Config(**fields)
+
+
+def test_every_task_has_a_size_of_its_own():
+    for data, size in SIZES.items():
+        assert Config(data=data).size == size
+        assert Config(data=data, size=8).size == 8
+    assert set(SIZES) == set(typing.get_args(DataName)) == set(CHANCE)
+    assert Config(size=28).size == 28
 
 
 def test_the_summary_compares_with_a_bag_of_symbols():

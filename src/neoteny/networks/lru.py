@@ -25,7 +25,7 @@ from neoteny.networks.initializers import named_key
 from neoteny.networks.network import Layer
 from neoteny.networks.recurrence import planar_recurrence, recurrence_step
 from neoteny.networks.recurrence_kernels import as_complex, as_planes
-from neoteny.networks.recurrent import RecurrentLayer, check_one_way, directions, kept, over_sequences
+from neoteny.networks.recurrent import RecurrentLayer, check_one_way, check_step, directions, kept, over_sequences
 
 Scalar = float | Float[Array, ""]
 """A number, or a traced one where it is a lane's."""
@@ -229,6 +229,7 @@ class LRU(RecurrentLayer):
 
     def step(self, x, state, *, reset=None):
         check_one_way(self.bidirectional)
+        check_step("LRU", x, state, reset, self.width, (self.state,))
         h = recurrence_step(self.lam, state, as_complex(self._driven(x)), reset=reset)
         return self._read([as_planes(h)], x), h
 
@@ -322,6 +323,7 @@ class DenseRecurrence(RecurrentLayer):
 
     def step(self, x, state, *, reset=None):
         check_one_way(self.bidirectional)
+        check_step("DenseRecurrence", x, state, reset, self.width, (self.state,))
         h = self.activation(kept(reset, state) @ self.A + x @ self.B)
         return self._read([h], x), h
 

@@ -48,7 +48,7 @@ class RecurrentLayer(Layer):
     def step(
         self, x: Float[Array, "batch width"], state: Carried, *, reset: Bool[Array, " batch"] | None = None
     ) -> tuple[Float[Array, "batch width"], Carried]:
-        """Output and state of one step: `unroll` of a stretch of length 1."""
+        """Output and state of one step: `unroll` of a stretch of length 1. ValueError for shapes that do not fit."""
 
 
 def slow_parameters(tree: PyTree) -> PyTree:
@@ -72,6 +72,16 @@ def check_one_way(bidirectional: bool) -> None:
     """ValueError where a layer reads the future: it cannot be run from a state."""
     if bidirectional:
         raise ValueError("a bidirectional layer needs the whole sequence; it has no state to step from")
+
+
+def check_step(name: str, x: Array, state: Array, reset: Array | None, width: int, entries: tuple[int, ...]) -> None:
+    """ValueError unless x is (batch, width), the state (batch, *entries) and the reset, if there is one, (batch,)."""
+    batch = x.shape[:1]
+    fits = x.ndim == 2 and x.shape[1] == width and state.shape == (*batch, *entries)
+    if not fits or (reset is not None and reset.shape != batch):
+        expected = f"x (batch, {width}), a state (batch, {', '.join(map(str, entries))}) and reset (batch,) or None"
+        got = f"{x.shape}, {state.shape} and {None if reset is None else reset.shape}"
+        raise ValueError(f"a step of {name} takes {expected}; got shapes {got}")
 
 
 def directions(bidirectional: bool) -> tuple[bool, ...]:

@@ -20,7 +20,7 @@ from neoteny.networks._checks import positive
 from neoteny.networks.initializers import named_key
 from neoteny.networks.recurrence import diagonal_recurrence
 from neoteny.networks.recurrence_kernels import causal_convolution
-from neoteny.networks.recurrent import RecurrentLayer, check_one_way, kept, over_sequences
+from neoteny.networks.recurrent import RecurrentLayer, check_one_way, check_step, kept, over_sequences
 
 STEP_RANGE = (1e-3, 1e-1)
 """Range of the time step Delta at initialisation, uniform in its logarithm (Gu et al. 2022, section 4)."""
@@ -186,6 +186,7 @@ class S4D(RecurrentLayer):
 
     def step(self, x, state, *, reset=None):
         check_one_way(self.bidirectional)
+        check_step("S4D", x, state, reset, self.width, (self.width, self.state // 2))
         transition, weight = self.discrete()
         h = transition * kept(reset, state) + x[..., None]
         return 2 * jnp.sum((weight[0] * h).real, axis=-1) + self.D * x, h

@@ -22,7 +22,7 @@ from neoteny.networks.dense import product_of_rows
 from neoteny.networks.initializers import named_key
 from neoteny.networks.recurrence import planar_recurrence, recurrence_step
 from neoteny.networks.recurrence_kernels import as_complex, as_planes
-from neoteny.networks.recurrent import RecurrentLayer, check_one_way, directions, over_sequences
+from neoteny.networks.recurrent import RecurrentLayer, check_one_way, check_step, directions, over_sequences
 from neoteny.networks.s4d import STEP_RANGE, Discretization, hippo_legs, log_steps
 
 CLIPPED_AT = -1e-4
@@ -117,6 +117,7 @@ class S5(RecurrentLayer):
 
     def step(self, x, state, *, reset=None):
         check_one_way(self.bidirectional)
+        check_step("S5", x, state, reset, self.width, (self.state // 2,))
         lam, b = self._driven(x)
         h = recurrence_step(lam, state, as_complex(b), reset=reset)
         return self._read([as_planes(h)], x), h

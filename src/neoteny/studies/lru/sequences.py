@@ -46,13 +46,19 @@ DataName = Literal[
 PATTERN = (20, 7)
 """Steps and bits of a pattern to be recalled."""
 
+SIZES: dict[str, int] = {
+    "digits": 16, "permuted_digits": 16, "scifar": 32, "scifar_grey": 32, "listops": 2_000, "text": 4_096,
+    "retrieval": 4_000, "pathfinder": 32, "pathx": 128, "recall": 256,
+}  # fmt: skip
+"""The size of each task where none is chosen: of the archive's tasks theirs (Tay et al. 2021, Long Range Arena)."""
+
 
 @dataclass(frozen=True)
 class Config:
     """One model trained on one task."""
 
     data: DataName = "digits"
-    size: int = 16  # side of the pictures, length of a text or expression, or delay of a recall
+    size: int = 0  # side of the pictures, length of a text or expression, or delay of a recall; 0 for that of SIZES
     examples: int = 0  # training examples, 0 for all there are
     tested: int = 2_000  # test examples, a fixed random part; 0 for all there are
     model: ModelName = "lru"
@@ -73,12 +79,19 @@ class Config:
     seed: Lane[int] = 0
 
     def __post_init__(self):
+        if self.size == 0:
+            object.__setattr__(self, "size", SIZES[self.data])
         for name in ("size", "depth", "width", "state", "batch", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("examples", "tested", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
+        pictures = {"digits": (28,), "permuted_digits": (28,), "scifar": (), "scifar_grey": ()}
+        if self.data in pictures and 32 % self.size and self.size not in pictures[self.data]:
+            raise ValueError(
+                f"size: pictures of {self.data} have a side that divides 32, such as 8, 16 or 32; not {self.size}"
+            )
         if self.bidirectional and self.model == "bag":
             raise ValueError("bidirectional: a bag of symbols has no direction; leave it False")
         if not 0 <= self.dropout < 1:
@@ -88,11 +101,12 @@ class Config:
                 "learning_rate and factor must be positive and weight_decay not negative, not "
                 f"{self.learning_rate}, {self.factor}, {self.weight_decay}"
             )
-        if not 0 <= self.r_min <= self.r_max <= 1 or not 0 < self.max_phase <= 6.2832:
+        if not 0 <= self.r_min <= self.r_max <= 1 or self.r_min == 1 or self.r_max == 0:
             raise ValueError(
-                f"0 <= r_min <= r_max <= 1 and 0 < max_phase <= 2 pi are needed, not {self.r_min}, {self.r_max}, "
-                f"{self.max_phase}"
+                f"0 <= r_min <= r_max <= 1 with r_min < 1 and r_max > 0 are needed, not {self.r_min} and {self.r_max}"
             )
+        if not 0 < self.max_phase <= 6.2832:
+            raise ValueError(f"max_phase must be above 0 and at most 2 pi, not {self.max_phase}")
 
 
 # Data -------------------------------------------------------------------------------------------------------------
@@ -263,18 +277,18 @@ GLOROT = {"r_min": (0.0,), "r_max": (1.0,)}
 
 TABLE = {
     # data: shared fields, and (r_min, r_max) of the LRU and of the ring alone
-    "scifar": ({"size": (32,), "width": (512,), "state": (384,), "steps": (180_000,), "batch": (50,), "factor": (0.25,),
+    "scifar": ({"width": (512,), "state": (384,), "steps": (180_000,), "batch": (50,), "factor": (0.25,),
                 "dropout": (0.1,), "learning_rate": (4e-3,)}, (0.9, 0.999), (0.9, 0.99)),
-    "listops": ({"size": (2_000,), "width": (128,), "state": (256,), "steps": (80_000,), "batch": (32,),
+    "listops": ({"width": (128,), "state": (256,), "steps": (80_000,), "batch": (32,),
                  "factor": (0.5,), "dropout": (0.0,), "learning_rate": (2e-3,)}, (0.0, 0.99), (0.0, 1.0)),
-    "text": ({"size": (4_096,), "width": (256,), "state": (192,), "steps": (50_000,), "batch": (32,), "factor": (0.1,),
+    "text": ({"width": (256,), "state": (192,), "steps": (50_000,), "batch": (32,), "factor": (0.1,),
               "dropout": (0.1,), "learning_rate": (2e-3,)}, (0.5, 0.9), (0.0, 0.9)),
-    "retrieval": ({"size": (4_000,), "width": (128,), "state": (256,), "steps": (100_000,), "batch": (64,),
+    "retrieval": ({"width": (128,), "state": (256,), "steps": (100_000,), "batch": (64,),
                    "factor": (0.5,), "dropout": (0.1,), "learning_rate": (2e-3,)}, (0.5, 0.9), (0.5, 0.9)),
-    "pathfinder": ({"size": (32,), "width": (192,), "state": (256,), "steps": (500_000,), "batch": (64,),
+    "pathfinder": ({"width": (192,), "state": (256,), "steps": (500_000,), "batch": (64,),
                     "factor": (0.25,), "dropout": (0.0,), "learning_rate": (2e-3,), "bidirectional": (True,)},
                    (0.9, 0.999), (0.9, 0.999)),
-    "pathx": ({"size": (128,), "width": (128,), "state": (256,), "steps": (250_000,), "batch": (32,), "factor": (0.25,),
+    "pathx": ({"width": (128,), "state": (256,), "steps": (250_000,), "batch": (32,), "factor": (0.25,),
                "dropout": (0.0,), "learning_rate": (2e-3,), "bidirectional": (True,), "half_glu": (True,),
                "max_phase": (0.3141592653589793,)}, (0.999, 0.9999), (0.999, 0.9999)),
 }  # fmt: skip
