@@ -264,7 +264,7 @@ def measure_training(seconds: float, rounds: int) -> dict[str, Any]:
         encoder=sizes["channels"],
         width=sizes["width"],
         depth=sizes["depth"],
-        outputs=sizes["classes"],
+        head=sizes["classes"],
     )
     network = make(dropout=DROPOUT)(key)
     rng = np.random.default_rng(0)

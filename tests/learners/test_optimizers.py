@@ -10,10 +10,19 @@ import optax
 import pytest
 
 from neoteny.learners import Batch, supervised
-from neoteny.learners.optimizers import adamw_groups, in_fields, warmup_cosine
+from neoteny.learners.optimizers import adamw_groups, nothing, warmup_cosine
 from neoteny.networks import Chain, Dense, Layer, Network, split_trainable
 
 SLOW = frozenset({"nu_log", "theta_log", "gamma_log", "B_re", "B_im"})
+
+
+def marked(tree):
+    """True in the fields, or under the keys, called one of SLOW."""
+
+    def inside(path, _):
+        return any(getattr(entry, "name", getattr(entry, "key", None)) in SLOW for entry in path)
+
+    return jax.tree_util.tree_map_with_path(inside, tree)
 
 
 class Mixer(Layer):
@@ -42,7 +51,7 @@ def maker(key):
 
 
 def stepped(weight_decay, *, steps=1, rate=0.1, factor=0.25):
-    learner = supervised(maker, adamw_groups(rate, weight_decay=weight_decay, slow=SLOW, factor=factor))
+    learner = supervised(maker, adamw_groups(rate, weight_decay=weight_decay, slow=marked, factor=factor))
     state = learner.init(jax.random.key(0))
     batch = Batch(jax.random.normal(jax.random.key(1), (8, 4)), jnp.arange(8) % 3)
     for step in range(steps):
@@ -64,7 +73,7 @@ def test_two_steps_are_adamw_by_hand_in_both_groups():
     rng = np.random.default_rng(0)
     params = {"nu_log": rng.normal(size=3), "C_re": rng.normal(size=3)}
     rate, decay, factor, b1, b2, eps = 0.1, 0.3, 0.25, 0.9, 0.999, 1e-8
-    rule = adamw_groups(rate, weight_decay=decay, slow=SLOW, factor=factor)
+    rule = adamw_groups(rate, weight_decay=decay, slow=marked, factor=factor)
     with jax.enable_x64(True):
         held = {name: jnp.asarray(value) for name, value in params.items()}
         state = rule.init(held)
@@ -88,7 +97,7 @@ def test_two_steps_are_adamw_by_hand_in_both_groups():
 def test_the_factor_scales_the_slow_group_alone():
     start = maker(jax.random.key(0))
     whole, quarter = stepped(0.0, factor=1.0), stepped(0.0, factor=0.25)
-    chosen = in_fields(split_trainable(whole)[0], SLOW)
+    chosen = marked(split_trainable(whole)[0])
     rows = zip(
         *(jax.tree.leaves(split_trainable(tree)[0]) for tree in (whole, quarter)), jax.tree.leaves(chosen), strict=True
     )
@@ -100,9 +109,17 @@ def test_the_factor_scales_the_slow_group_alone():
         np.testing.assert_allclose(other - origin, (one - origin) * (0.25 if slow else 1.0), rtol=1e-3, atol=1e-7)
 
 
+def test_without_marks_it_is_adamw():
+    params, gradient = {"nu_log": jnp.ones(2)}, {"nu_log": jnp.array([0.3, -2.0])}
+    assert nothing(params) == {"nu_log": False}
+    rule, plain = adamw_groups(0.1, weight_decay=0.3, factor=0.25), optax.adamw(0.1, weight_decay=0.3)
+    ours, theirs = (each.update(gradient, each.init(params), params)[0]["nu_log"] for each in (rule, plain))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
 def test_traced_settings_and_lanes():
     def lane(rate, decay, factor):
-        rule = adamw_groups(warmup_cosine(rate, 10), weight_decay=decay, slow=SLOW, factor=factor)
+        rule = adamw_groups(warmup_cosine(rate, 10), weight_decay=decay, slow=marked, factor=factor)
         params = {"nu_log": jnp.ones(2), "C_re": jnp.ones(2)}
         return rule.update(params, rule.init(params), params)[0]["nu_log"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import typing
 
 import equinox as eqx
 import jax
@@ -20,9 +21,28 @@ from neoteny.lab import configs
 from neoteny.lab.plan import Request, make_plan
 from neoteny.learners import Batch
 from neoteny.studies.lru import CLAIMS, STUDY, summary
-from neoteny.studies.lru.claims import final_losses
-from neoteny.studies.lru.sequences import BITS, LADDER, Config, data_of, learner, script, stream
-from neoteny.studies.lru.toys import Eigenvalue, disk_distance, forward_gain
+from neoteny.studies.lru.claims import CHANCE, final_losses
+from neoteny.studies.lru.sequences import (
+    BITS,
+    LADDER,
+    SIZES,
+    Config,
+    DataName,
+    data_of,
+    learner,
+    script,
+    stream,
+)
+from neoteny.studies.lru.toys import (
+    NOTHING,
+    Eigenvalue,
+    Theory,
+    disk_distance,
+    forward_gain,
+    theory_learner,
+    theory_script,
+)
+from neoteny.tasks.streams import single
 from neoteny.training.events import Evaluate, Train
 
 SEEDS = 6
@@ -53,7 +73,7 @@ def row(experiment: str, seed: int, metric: str, value: float, *, step: int = 10
 
 def records(
     ladder=LADDER_LEVELS, stability=STABILITY_LEVELS, recall=RECALL_LEVELS, discrete=DISCRETE_LEVELS, gain=1.0,
-    disk=0.02, linear=1e-3, tanh=1e-2, exponential=1e-9, first=(1.0, 10.0),
+    disk=(0.02, 0.03), linear=1e-3, tanh=1e-2, exponential=1e-9, first=(1.0, 10.0),
 ) -> pl.DataFrame:  # fmt: skip
     rng, rows = np.random.default_rng(0), []
 
@@ -65,7 +85,8 @@ def records(
             # centred on the formula: that an interval of random values covers it would fail once in twenty
             measured = gain * forward_gain(low, high) * (1 + 0.005 * (seed - (SEEDS - 1) / 2))
             rows.append(row("theory", seed, "forward_gain", measured, kind="ring", r_min=low, r_max=high))
-        rows.append(row("theory", seed, "disk_distance", near(disk, 0.002), kind="dense"))
+        for kind, distance in zip(("dense", "disk"), disk, strict=True):
+            rows.append(row("theory", seed, "disk_distance", near(distance, 0.002), kind=kind))
         for rate in (1e-3, 1e-2):
             for model, loss in (("linear", linear), ("tanh", tanh)):
                 value = loss * 10 ** near(0, 0.1)
@@ -165,7 +186,8 @@ def test_losses_below_what_can_be_compared_are_said():
     ("claim", "wrong"),
     [
         ("LRU-1", {"gain": 1.2}),
-        ("LRU-2", {"disk": 0.2}),
+        ("LRU-2", {"disk": (0.2, 0.03)}),
+        ("LRU-2", {"disk": (0.02, 0.2)}),
         ("LRU-3", {"linear": 1e-1}),
         ("LRU-3", {"ladder": {**LADDER_LEVELS, "rnn_linear": 50.0}}),
         ("LRU-4", {"ladder": {**LADDER_LEVELS, "complex": 60.0}}),
@@ -248,6 +270,35 @@ def test_the_disk_distance_is_that_of_scipy():
     assert disk_distance(values) == pytest.approx(kstest(square, "uniform").statistic, abs=1e-12)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.9), (0.5, 0.95)])
+def test_the_measured_gain_is_that_of_the_layers_own_eigenvalues_and_input_matrix(low, high):
+    """Against sum_j |B_j|^2 / (1 - |lambda_j|^2), the stationary energy of real white noise through each state."""
+    config = Theory(state=30, length=20_000, r_min=low, r_max=high)
+    made = theory_learner(config)
+    view = made.view(made.init(jax.random.key(0)))
+    layer = view.network.stage("mixer")
+    assert (layer.gamma_log, layer.width) == (None, 16)
+    energy = np.sum(np.square(layer.B_re) + np.square(layer.B_im), axis=0)
+    expected = np.sum(energy / (1 - np.abs(layer.lam) ** 2)) / np.sum(energy)
+    batch = Batch(jnp.zeros((1, 1, 16)), jnp.zeros((1, 1)))
+    (probe,) = theory_script(config, single(NOTHING))[1].probes
+    measured = probe.function(view, batch, jax.random.key(1))[""]
+    assert float(measured) == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize("kind", ["disk", "dense"])
+def test_the_spectra_looked_at_are_those_of_the_unit_disk(kind):
+    config = Theory(kind=kind, state=200)
+    made = theory_learner(config)
+    network = made.view(made.init(jax.random.key(0))).network
+    (probe,) = theory_script(config, single(NOTHING))[1].probes
+    (distance,) = probe.function(network).values()
+    assert distance < 0.12
+    layer = network.stage("mixer")
+    largest = max(np.abs(np.linalg.eigvals(layer.A)) if kind == "dense" else np.abs(layer.lam))
+    assert bool(largest > 1) == (kind == "dense")
+
+
 def test_the_phase_toy_has_its_minimum_at_the_target():
     for exponential in (False, True):
         layer = Eigenvalue(jnp.float32(0.7), exponential, jax.random.key(0))
@@ -280,8 +331,12 @@ def test_every_preset_resolves(preset):
         assert set(table) == {"scifar", "listops", "text", "retrieval", "pathfinder", "pathx"}
         assert (table["scifar"].state, table["scifar"].r_max, table["scifar"].depth) == (384, 0.999, 6)
         assert (table["pathx"].half_glu, table["pathx"].bidirectional) == (True, True)
+        ways = {(r.config.data, r.config.bidirectional) for r in plan.runs.values() if r.experiment == "ladder"}
+        assert ways == {(data, data in ("pathfinder", "pathx")) for data in table}
         assert table["pathx"].max_phase == pytest.approx(math.pi / 10)
         assert table["text"].weight_decay == 0.05
+        sizes = {"scifar": 32, "listops": 2_000, "text": 4_096, "retrieval": 4_000, "pathfinder": 32, "pathx": 128}
+        assert {data: config.size for data, config in table.items()} == sizes
 
 
 SMALL = {"size": 8, "depth": 1, "width": 4, "state": 4, "batch": 4, "steps": 3}
@@ -340,11 +395,35 @@ def test_bits_are_scored_one_by_one():
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("width", 0), ("dropout", 1.0), ("learning_rate", 0.0), ("r_max", 1.5), ("r_min", 1.0), ("max_phase", 7.0)],
-)
+    [("width", 0), ("dropout", 1.0), ("learning_rate", 0.0), ("r_max", 1.5), ("r_min", 1.0), ("max_phase", 7.0),
+     ("size", -1), ("size", 20)],
+)  # fmt: skip
 def test_values_out_of_range_are_refused(field, value):
     with pytest.raises(UsageError, match=field):
         configs.product(Config, {field: (value,)})
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"r_min": 1.0, "r_max": 1.0},
+        {"r_min": 0.0, "r_max": 0.0},
+        {"data": "scifar", "size": 20},
+        {"data": "scifar_grey", "size": 28},
+        {"data": "scifar", "size": 64},
+    ],
+)
+def test_combinations_that_cannot_be_are_refused_before_anything_is_read(fields):
+    with pytest.raises(ValueError, match=r"r_min < 1 and r_max > 0|size: pictures"):
+        Config(**fields)
+
+
+def test_every_task_has_a_size_of_its_own():
+    for data, size in SIZES.items():
+        assert Config(data=data).size == size
+        assert Config(data=data, size=8).size == 8
+    assert set(SIZES) == set(typing.get_args(DataName)) == set(CHANCE)
+    assert Config(size=28).size == 28
 
 
 def test_the_summary_compares_with_a_bag_of_symbols():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import cast
 
 import jax
@@ -14,21 +14,20 @@ Rate = float | Array | Callable[[Array], Array]
 """A learning rate, a traced number, or a schedule count -> rate."""
 
 
-def in_fields(tree: PyTree, names: Collection[str]) -> PyTree:
-    """True at every leaf of `tree` that lies in a field (or under a key) called one of `names`, at any depth."""
-
-    def inside(path: tuple, _: object) -> bool:
-        entries = (getattr(entry, "name", getattr(entry, "key", None)) for entry in path)
-        return any(entry in names for entry in entries)
-
-    return jax.tree_util.tree_map_with_path(inside, tree)
+Marks = Callable[[PyTree], PyTree]
+"""tree -> the same tree with True at the leaves that are meant and False at the others, such as `slow_parameters`."""
 
 
-def scale_fields(factor: float | Array, names: Collection[str]) -> optax.GradientTransformation:
-    """Updates of the fields called one of `names` times `factor`, the others as they are."""
+def nothing(tree: PyTree) -> PyTree:
+    """False at every leaf."""
+    return jax.tree.map(lambda _: False, tree)
+
+
+def scale_marked(factor: float | Array, marks: Marks) -> optax.GradientTransformation:
+    """Updates of the parameters that are marked times `factor`, the others as they are."""
 
     def scaled(updates: PyTree, params: PyTree) -> PyTree:
-        return jax.tree.map(lambda u, slow: u * factor if slow else u, updates, in_fields(updates, names))
+        return jax.tree.map(lambda u, slow: u * factor if slow else u, updates, marks(updates))
 
     return optax.stateless(scaled)
 
@@ -37,28 +36,27 @@ def adamw_groups(
     rate: Rate,
     *,
     weight_decay: float | Array,
-    slow: Collection[str] = (),
+    slow: Marks = nothing,
     factor: float | Array = 1.0,
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov & Hutter 2019) in two groups, by the names of the fields the parameters live in.
+    """AdamW (Loshchilov & Hutter 2019) in two groups.
 
-    Fields called one of `slow` (eigenvalues, input matrix and normalisation of a recurrence: arXiv:2303.06349, section
-    4 and table 10) learn at `factor` times the rate and are not decayed: decay would pull |lambda| towards exp(-1). All
-    others learn at the rate and are decayed by rate * weight_decay. Names that no parameter has are ignored, so that
-    one optimiser serves every stage.
+    Parameters that `slow` marks (`slow_parameters`: eigenvalues, input matrix and normalisation of a recurrence;
+    arXiv:2303.06349, section 4 and table 10) learn at `factor` times the rate and are not decayed: decay would pull
+    |lambda| towards exp(-1). All others learn at the rate and are decayed by rate * weight_decay. A stage without any
+    that is marked is all of the second group, so one optimiser serves every stage.
     """
-    names = frozenset(slow)
 
     def decayed(params: PyTree) -> PyTree:
-        return jax.tree.map(lambda inside: not inside, in_fields(params, names))
+        return jax.tree.map(lambda inside: not inside, slow(params))
 
     return optax.chain(
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
         optax.add_decayed_weights(weight_decay, mask=decayed),
-        scale_fields(factor, names),
+        scale_marked(factor, slow),
         optax.scale_by_learning_rate(cast(optax.ScalarOrSchedule, rate)),
     )
 

@@ -60,7 +60,7 @@ from neoteny.networks.network import (
 from neoteny.networks.normalization import BatchNorm, GroupNorm, LayerNorm, Norm, Normalizer
 from neoteny.networks.points import Point
 from neoteny.networks.recurrence import Method, diagonal_recurrence, planar_recurrence, recurrence_step
-from neoteny.networks.recurrent import SLOW, Mixer, RecurrentLayer
+from neoteny.networks.recurrent import Mixer, RecurrentLayer, slow_parameters
 from neoteny.networks.residual_sequence import (
     GLU,
     Gate,
@@ -84,7 +84,6 @@ __all__ = [
     "MLP",
     "S4D",
     "S5",
-    "SLOW",
     "VGG",
     "Activation",
     "ActivationFunction",
@@ -169,6 +168,7 @@ __all__ = [
     "resnet",
     "sequence_network",
     "silu",
+    "slow_parameters",
     "spatial_size",
     "split_trainable",
     "tanh",

@@ -25,7 +25,7 @@ from neoteny.networks.initializers import named_key
 from neoteny.networks.network import Layer
 from neoteny.networks.recurrence import planar_recurrence, recurrence_step
 from neoteny.networks.recurrence_kernels import as_complex, as_planes
-from neoteny.networks.recurrent import RecurrentLayer, kept, over_sequences
+from neoteny.networks.recurrent import RecurrentLayer, check_one_way, check_step, directions, kept, over_sequences
 
 Scalar = float | Float[Array, ""]
 """A number, or a traced one where it is a lane's."""
@@ -160,6 +160,8 @@ class LRU(RecurrentLayer):
     arrays, so that an optimiser's second moments are right. ValueError for sizes or rings that are none.
     """
 
+    slow = frozenset({"eigenvalues", "gamma_log", "B_re", "B_im"})
+
     eigenvalues: Eigenvalues
     gamma_log: Float[Array, " state"] | None
     B_re: Float[Array, "width state"]
@@ -212,8 +214,8 @@ class LRU(RecurrentLayer):
 
     def __call__(self, x, *, train=False, key=None):
         def run(u):
-            b, directions = self._driven(u), (False, True) if self.bidirectional else (False,)
-            return self._read([planar_recurrence(self.lam, b, reverse=reverse) for reverse in directions], u)
+            b, both = self._driven(u), directions(self.bidirectional)
+            return self._read([planar_recurrence(self.lam, b, reverse=reverse) for reverse in both], u)
 
         return over_sequences(self, x, run, "LRU", self.width)
 
@@ -221,22 +223,19 @@ class LRU(RecurrentLayer):
         return jnp.zeros((batch, self.state), jnp.complex64)
 
     def unroll(self, x, state, *, reset=None):
-        self._one_way()
+        check_one_way(self.bidirectional)
         h = planar_recurrence(self.lam, self._driven(x), initial=as_planes(state), reset=reset)
         return self._read([h], x), as_complex(h[:, -1])
 
     def step(self, x, state, *, reset=None):
-        self._one_way()
+        check_one_way(self.bidirectional)
+        check_step("LRU", x, state, reset, self.width, (self.state,))
         h = recurrence_step(self.lam, state, as_complex(self._driven(x)), reset=reset)
         return self._read([as_planes(h)], x), h
 
     def states(self, u: Float[Array, "batch length width"]) -> Complex[Array, "batch length state"]:
         """The states h of sequences, forwards."""
         return as_complex(planar_recurrence(self.lam, self._driven(u)))
-
-    def _one_way(self) -> None:
-        if self.bidirectional:
-            raise ValueError("a bidirectional layer needs the whole sequence; it has no state to step from")
 
     def _driven(self, u: Array) -> Array:
         """gamma * (B u) in planes: one real product for both parts, with gamma in the small factor."""
@@ -252,36 +251,65 @@ class LRU(RecurrentLayer):
         return sum(read, self.D * u)
 
 
+def within_radius(matrix: Float[Array, "n n"], radius: float) -> Float[Array, "n n"]:
+    """`matrix` divided by what its spectral radius exceeds `radius` by as a factor; as it is where it does not."""
+    largest = jnp.max(jnp.abs(jnp.linalg.eigvals(matrix)))
+    return matrix / jnp.maximum(largest / radius, 1.0)
+
+
 class DenseRecurrence(RecurrentLayer):
     """h_k = activation(A h_{k-1} + B u_k), y_k = C h_k + D * u_k, all real: the first rungs of the ladder.
 
-    A is Gaussian of variance 1 / state, so that its eigenvalues fill the unit disk; entries of B have variance
-    1 / width, of C 1 / state, of D 1.
+    A is Gaussian of variance 1 / state, so that its eigenvalues fill the unit disk, and is divided by its spectral
+    radius where that is above `max_radius` (None: never). That of a Gaussian matrix is a few per cent above 1 (1.05 at
+    64 states), and 1.05^4096 overflows: without an activation that bounds it the state would leave float32 before any
+    training. The paper has no such step. Entries of B have variance 1 / width, of C 1 / state, of D 1. With
+    `bidirectional` a second scan with the same A and B runs from the end, and a second C reads it.
     """
+
+    slow = frozenset({"A", "B"})
 
     A: Float[Array, "state state"]
     B: Float[Array, "width state"]
-    C: Float[Array, "state width"]
+    C: Float[Array, "directions state width"]
     D: Float[Array, " width"]
     activation: ActivationFunction = eqx.field(static=True)
     width: int = eqx.field(static=True)
     state: int = eqx.field(static=True)
 
-    def __init__(self, width: int, state: int, activation: ActivationFunction = tanh, *, key: PRNGKeyArray):
+    def __init__(
+        self,
+        width: int,
+        state: int,
+        activation: ActivationFunction = tanh,
+        *,
+        key: PRNGKeyArray,
+        bidirectional: bool = False,
+        max_radius: float | None = 1.0,
+    ):
         self.width, self.state = positive(width, "width"), positive(state, "state")
         self.activation = check_activation(activation)
+        if max_radius is not None and not max_radius > 0:
+            raise ValueError(f"max_radius must be positive, or None for the matrix as it is drawn; got {max_radius}")
 
         def normal(name, shape, fan_in):
             return jax.random.normal(named_key(key, name), shape, jnp.float32) / math.sqrt(fan_in)
 
-        self.A = normal("A", (self.state, self.state), self.state)
+        drawn = normal("A", (self.state, self.state), self.state)
+        self.A = drawn if max_radius is None else within_radius(drawn, max_radius)
         self.B = normal("B", (self.width, self.state), self.width)
-        self.C = normal("C", (self.state, self.width), self.state)
+        self.C = normal("C", (2 if bidirectional else 1, self.state, self.width), self.state)
         self.D = normal("D", (self.width,), 1)
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether a second scan runs from the end."""
+        return self.C.shape[0] == 2
 
     def __call__(self, x, *, train=False, key=None):
         def run(u):
-            return self.unroll(u, self.initial_state(u.shape[0]))[0]
+            start, both = self.initial_state(u.shape[0]), directions(self.bidirectional)
+            return self._read([self._scanned(u, start, reverse=reverse)[0] for reverse in both], u)
 
         return over_sequences(self, x, run, "DenseRecurrence", self.width)
 
@@ -289,18 +317,34 @@ class DenseRecurrence(RecurrentLayer):
         return jnp.zeros((batch, self.state), jnp.float32)
 
     def unroll(self, x, state, *, reset=None):
+        check_one_way(self.bidirectional)
+        h, state = self._scanned(x, state, reset=reset)
+        return self._read([h], x), state
+
+    def step(self, x, state, *, reset=None):
+        check_one_way(self.bidirectional)
+        check_step("DenseRecurrence", x, state, reset, self.width, (self.state,))
+        h = self.activation(kept(reset, state) @ self.A + x @ self.B)
+        return self._read([h], x), h
+
+    def _scanned(
+        self, u: Array, state: Array, *, reset: Array | None = None, reverse: bool = False
+    ) -> tuple[Array, Array]:
+        """The states of all steps, and the last one to be computed."""
+
         def step(h, driven):
             b, cut = driven
             h = self.activation(kept(cut, h) @ self.A + b)
             return h, h
 
         cuts = None if reset is None else reset.T
-        state, h = lax.scan(step, state, (jnp.swapaxes(product_of_rows(x, self.B), 0, 1), cuts))
-        return product_of_rows(jnp.swapaxes(h, 0, 1), self.C) + self.D * x, state
+        driven = jnp.swapaxes(product_of_rows(u, self.B), 0, 1)
+        state, h = lax.scan(step, state, (driven, cuts), reverse=reverse)
+        return jnp.swapaxes(h, 0, 1), state
 
-    def step(self, x, state, *, reset=None):
-        h = self.activation(kept(reset, state) @ self.A + x @ self.B)
-        return h @ self.C + self.D * x, h
+    def _read(self, states: list[Array], u: Array) -> Array:
+        """C h + D u, summed over the directions."""
+        return sum((product_of_rows(h, c) for h, c in zip(states, self.C, strict=True)), self.D * u)
 
 
 # The ladder -----------------------------------------------------------------------------------------------
@@ -309,8 +353,8 @@ class DenseRecurrence(RecurrentLayer):
 class Rung(enum.Enum):
     """The steps from a dense recurrent network to the Linear Recurrent Unit, in the paper's order (section 3).
 
-    Up to STABLE eigenvalues start uniform on the unit disk, as those of a dense Gaussian matrix do; from RING on they
-    start on the ring that is asked for. LRU adds gamma, SMALL_PHASE a range of phases.
+    Up to STABLE eigenvalues start uniform on the unit disk, as those of a dense Gaussian matrix do; RING is STABLE on a
+    ring that is chosen, LRU adds gamma, SMALL_PHASE a range of phases.
     """
 
     DENSE_TANH = "dense_tanh"
@@ -332,15 +376,16 @@ SMALL_PHASE = math.pi / 10
 class LadderMixer:
     """A mixer of one rung: `LadderMixer(Rung.LRU, state, r_min=0.9, r_max=0.999)(width, key)` is the layer.
 
-    `r_min` and `r_max` matter from RING on, `max_phase` for SMALL_PHASE alone; traced numbers are welcome. Only
-    diagonal rungs can be bidirectional.
+    Radii and phase hold for every diagonal rung, since the paper compares some of them on one ring (figure 3); the
+    whole unit disk is the default. `max_phase` None is 2 pi, and `SMALL_PHASE` for the rung of that name. Traced
+    numbers are welcome.
     """
 
     rung: Rung | str
     state: int
     r_min: Scalar = 0.0
     r_max: Scalar = 1.0
-    max_phase: Scalar = SMALL_PHASE
+    max_phase: Scalar | None = None
     bidirectional: bool = False
 
     def __post_init__(self):
@@ -350,21 +395,19 @@ class LadderMixer:
         rung = Rung(self.rung)
         dense = {Rung.DENSE_TANH: tanh, Rung.DENSE_RELU: relu, Rung.DENSE_LINEAR: identity}
         if rung in dense:
-            if self.bidirectional:
-                raise ValueError(f"{rung.value} has no bidirectional form; choose a diagonal rung")
-            return DenseRecurrence(width, self.state, dense[rung], key=key)
+            return DenseRecurrence(width, self.state, dense[rung], key=key, bidirectional=self.bidirectional)
         parameterizations = {
             Rung.DIAGONAL: Parameterization.CARTESIAN,
             Rung.EXPONENTIAL: Parameterization.EXPONENTIAL,
         }
-        on_ring = rung in (Rung.RING, Rung.LRU, Rung.SMALL_PHASE)
+        widest = SMALL_PHASE if rung is Rung.SMALL_PHASE else 2 * math.pi
         return LRU(
             width,
             self.state,
             key=key,
-            r_min=self.r_min if on_ring else 0.0,
-            r_max=self.r_max if on_ring else 1.0,
-            max_phase=self.max_phase if rung is Rung.SMALL_PHASE else 2 * math.pi,
+            r_min=self.r_min,
+            r_max=self.r_max,
+            max_phase=widest if self.max_phase is None else self.max_phase,
             gamma=rung in (Rung.LRU, Rung.SMALL_PHASE),
             parameterization=parameterizations.get(rung, Parameterization.STABLE),
             bidirectional=self.bidirectional,

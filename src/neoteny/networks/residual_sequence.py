@@ -165,26 +165,33 @@ class RecurrentStack(RecurrentLayer):
         return x, tuple(states)
 
 
+Stage = Callable[[PRNGKeyArray], Layer]
+"""`stage(key) -> Layer`: a maker of what comes before or after the blocks."""
+
+
 @dataclass(frozen=True)
 class SequenceNetwork:
     """A maker of deep sequence networks; made by `sequence_network`, which checks the arguments."""
 
-    mixer: Mixer
-    encoder: Callable[[PRNGKeyArray], Layer] | int
+    mixer: Mixer | None
+    encoder: Stage | int
     width: int
     depth: int
-    outputs: int
+    head: Stage | int
     dropout: float
     gate: Gate
-    pool: Callable[[], Layer]
     norm: Callable[[int], Layer]
 
     def __call__(self, key: PRNGKeyArray) -> Network:
-        encoder_key = named_key(key, "encoder")
+        encoder_key, head_key = named_key(key, "encoder"), named_key(key, "head")
         if isinstance(self.encoder, int):
             encoder = Positionwise(Dense(self.encoder, self.width, key=encoder_key, initializer=lecun))
         else:
             encoder = self.encoder(encoder_key)
+        if isinstance(self.head, int):
+            head = Chain(MeanPool(), Dense(self.width, self.head, key=head_key, initializer=lecun))
+        else:
+            head = self.head(head_key)
         blocks: dict[str, Layer] = {
             f"block{index}": ResidualBlock(
                 self.width,
@@ -195,41 +202,46 @@ class SequenceNetwork:
                 norm=self.norm,
             )
             for index in range(1, self.depth + 1)
+            if self.mixer is not None
         }
-        head = Dense(self.width, self.outputs, key=named_key(key, "head"), initializer=lecun)
-        return Network(encoder=encoder, **blocks, head=Chain(self.pool(), head))
+        return Network(encoder=encoder, **blocks, head=head)
 
 
 def sequence_network(
-    mixer: Mixer,
+    mixer: Mixer | None,
     *,
-    encoder: Callable[[PRNGKeyArray], Layer] | int,
+    encoder: Stage | int,
     width: int,
     depth: int,
-    outputs: int,
+    head: Stage | int,
     dropout: float = 0.0,
     gate: Gate | str = Gate.FULL,
-    pool: Callable[[], Layer] = MeanPool,
     norm: Callable[[int], Layer] = MaskedBatchNorm,
 ) -> SequenceNetwork:
     """A maker of a sequence network with stages encoder, block1, ..., blockN, head.
 
-    `mixer(width, key)` makes the recurrent layer of each block, for instance `LadderMixer(Rung.LRU, state)`. `encoder`
-    is the number of input channels for a linear encoder, or a maker of a layer that gives (batch, length, width), such
-    as an `Embedding` of tokens. The head pools over time and is linear: `MeanPool` gives (batch, outputs),
-    `functools.partial(LastSteps, n)` (batch, n, outputs). A stage's draws depend on its name alone.
+    `mixer(width, key)` makes the recurrent layer of each block, for instance `LadderMixer(Rung.LRU, state)`; None goes
+    with depth 0, a baseline without blocks. `encoder` is the number of input channels for a linear encoder, or a maker
+    of a layer that gives (batch, length, width), such as an `Embedding` of tokens. `head` is the number of outputs of a
+    linear readout of the mean over time, (batch, outputs), or a maker of another layer that reads (batch, length,
+    width), such as a `Chain` of `LastSteps` and `Dense`. A stage's draws depend on its name alone. TypeError or
+    ValueError names an argument that does not fit.
     """
-    if not callable(mixer) or isinstance(mixer, Layer):
-        raise TypeError(f"mixer must make a layer of a width and a key, such as LadderMixer(...); got {mixer!r}")
+    if mixer is None:
+        if depth != 0:
+            raise ValueError(f"a network without a mixer has no blocks: depth must be 0, not {depth}")
+    else:
+        if not callable(mixer) or isinstance(mixer, Layer):
+            raise TypeError(f"mixer must make a layer of a width and a key, such as LadderMixer(...); got {mixer!r}")
+        positive(depth, "depth")
     SequenceDropout(dropout)
     return SequenceNetwork(
         mixer,
         encoder if callable(encoder) else positive(encoder, "encoder"),
         positive(width, "width"),
-        positive(depth, "depth"),
-        positive(outputs, "outputs"),
+        depth,
+        head if callable(head) else positive(head, "head"),
         float(dropout),
         Gate(gate),
-        pool,
         norm,
     )

@@ -20,7 +20,7 @@ from neoteny.networks._checks import positive
 from neoteny.networks.initializers import named_key
 from neoteny.networks.recurrence import diagonal_recurrence
 from neoteny.networks.recurrence_kernels import causal_convolution
-from neoteny.networks.recurrent import RecurrentLayer, kept, over_sequences
+from neoteny.networks.recurrent import RecurrentLayer, check_one_way, check_step, kept, over_sequences
 
 STEP_RANGE = (1e-3, 1e-1)
 """Range of the time step Delta at initialisation, uniform in its logarithm (Gu et al. 2022, section 4)."""
@@ -100,15 +100,19 @@ class S4D(RecurrentLayer):
     """For every channel a system of `state` complex states, half of them stored: (batch, length, width) to the same.
 
     C is standard complex normal and takes B = 1 in, D standard normal. `tied` False trains the Delta of B by itself.
-    BILINEAR steps work too. ValueError for an odd `state`.
+    BILINEAR steps work too. With `bidirectional` the same systems also run from the end, and a second C reads them; as
+    in the other recurrent layers here both directions see the present step, which the backward kernel of the public
+    code leaves to the forward one. ValueError for an odd `state`.
     """
+
+    slow = frozenset({"A_re_log", "A_im", "delta_log", "delta_B_log"})
 
     A_re_log: Float[Array, "width half"]
     A_im: Float[Array, "width half"]
     delta_log: Float[Array, "width 1"]
     delta_B_log: Float[Array, "width 1"] | None
-    C_re: Float[Array, "width half"]
-    C_im: Float[Array, "width half"]
+    C_re: Float[Array, "directions width half"]
+    C_im: Float[Array, "directions width half"]
     D: Float[Array, " width"]
     width: int = eqx.field(static=True)
     state: int = eqx.field(static=True)
@@ -123,6 +127,7 @@ class S4D(RecurrentLayer):
         spectrum: Spectrum = Spectrum.LEGS,
         discretization: Discretization = Discretization.ZOH,
         tied: bool = True,
+        bidirectional: bool = False,
     ):
         self.width, self.state = positive(width, "width"), positive(state, "state")
         half = _half(self.state)
@@ -132,11 +137,17 @@ class S4D(RecurrentLayer):
         self.A_im = jnp.asarray(np.imag(a), jnp.float32)
         self.delta_log = log_steps(named_key(key, "delta"), (self.width, 1), *STEP_RANGE)
         self.delta_B_log = None if tied else jnp.array(self.delta_log)
-        c = math.sqrt(0.5) * jax.random.normal(named_key(key, "C"), (2, self.width, half), jnp.float32)
+        shape_c = (2, 2 if bidirectional else 1, self.width, half)
+        c = math.sqrt(0.5) * jax.random.normal(named_key(key, "C"), shape_c, jnp.float32)
         self.C_re, self.C_im = c[0], c[1]
         self.D = jax.random.normal(named_key(key, "D"), (self.width,), jnp.float32)
 
-    def discrete(self) -> tuple[Complex[Array, "width half"], Complex[Array, "width half"]]:
+    @property
+    def bidirectional(self) -> bool:
+        """Whether the systems run from the end too."""
+        return self.C_re.shape[0] == 2
+
+    def discrete(self) -> tuple[Complex[Array, "width half"], Complex[Array, "directions width half"]]:
         """(Abar, C Bbar)."""
         a = jax.lax.complex(-jnp.exp(self.A_re_log), self.A_im)
         of_b = self.delta_log if self.delta_B_log is None else self.delta_B_log
@@ -146,16 +157,18 @@ class S4D(RecurrentLayer):
             jax.lax.complex(self.C_re, self.C_im) * factor,
         )
 
-    def kernel(self, length: int) -> Float[Array, "length width"]:
-        """K[l] = 2 Re sum_n C_n Bbar_n Abar_n^l, l = 0 .. length - 1."""
+    def kernel(self, length: int) -> Float[Array, "directions length width"]:
+        """K[l] = 2 Re sum_n C_n Bbar_n Abar_n^l, l = 0 .. length - 1, of each direction."""
         transition, weight = self.discrete()
         # exp(l log Abar): no error is carried from power to power, and Abar is never 0.
         powers = jnp.exp(jnp.log(transition) * jnp.arange(length, dtype=jnp.float32)[:, None, None])
-        return 2 * jnp.sum((powers * weight).real, axis=-1)
+        return 2 * jnp.sum((powers * weight[:, None]).real, axis=-1)
 
     def __call__(self, x, *, train=False, key=None):
         def run(u):
-            return causal_convolution(self.kernel(u.shape[1]), u) + self.D * u
+            kernels = self.kernel(u.shape[1])
+            y = causal_convolution(kernels[0], u) + self.D * u
+            return y + causal_convolution(kernels[1], u[:, ::-1])[:, ::-1] if self.bidirectional else y
 
         return over_sequences(self, x, run, "S4D", self.width)
 
@@ -163,17 +176,20 @@ class S4D(RecurrentLayer):
         return jnp.zeros((batch, self.width, self.state // 2), jnp.complex64)
 
     def unroll(self, x, state, *, reset=None):
+        check_one_way(self.bidirectional)
         transition, weight = self.discrete()
         batch, length, _ = x.shape
         driven = jnp.broadcast_to(x[..., None], (*x.shape, self.state // 2)).reshape(batch, length, -1)
         h = diagonal_recurrence(transition.reshape(-1), driven, initial=state.reshape(batch, -1), reset=reset)
         h = h.reshape(batch, length, self.width, -1)
-        return 2 * jnp.sum((weight * h).real, axis=-1) + self.D * x, h[:, -1]
+        return 2 * jnp.sum((weight[0] * h).real, axis=-1) + self.D * x, h[:, -1]
 
     def step(self, x, state, *, reset=None):
+        check_one_way(self.bidirectional)
+        check_step("S4D", x, state, reset, self.width, (self.width, self.state // 2))
         transition, weight = self.discrete()
         h = transition * kept(reset, state) + x[..., None]
-        return 2 * jnp.sum((weight * h).real, axis=-1) + self.D * x, h
+        return 2 * jnp.sum((weight[0] * h).real, axis=-1) + self.D * x, h
 
 
 def _half(state: int) -> int:

@@ -22,7 +22,7 @@ from neoteny.networks.dense import product_of_rows
 from neoteny.networks.initializers import named_key
 from neoteny.networks.recurrence import planar_recurrence, recurrence_step
 from neoteny.networks.recurrence_kernels import as_complex, as_planes
-from neoteny.networks.recurrent import RecurrentLayer, over_sequences
+from neoteny.networks.recurrent import RecurrentLayer, check_one_way, check_step, directions, over_sequences
 from neoteny.networks.s4d import STEP_RANGE, Discretization, hippo_legs, log_steps
 
 CLIPPED_AT = -1e-4
@@ -36,6 +36,8 @@ class S5(RecurrentLayer):
     one number. `clip` holds Re Lambda at most at -1e-4. With `bidirectional` a second C reads a scan from the end.
     ValueError for a `state` that is not made of `blocks` even parts.
     """
+
+    slow = frozenset({"A_re", "A_im", "B_re", "B_im", "delta_log"})
 
     A_re: Float[Array, " half"]
     A_im: Float[Array, " half"]
@@ -78,8 +80,7 @@ class S5(RecurrentLayer):
             return jax.random.normal(named_key(key, name), shape, jnp.float32) / math.sqrt(fan_in)
 
         b = normal("B", (self.width, self.state), self.width) @ rotation.conj()
-        directions = 2 if bidirectional else 1
-        parts = normal("C", (2, directions, self.state, self.width), self.state)
+        parts = normal("C", (2, 2 if bidirectional else 1, self.state, self.width), self.state)
         c = jnp.einsum("sh,dsw->dhw", rotation, lax.complex(parts[0], parts[1]))
         self.B_re, self.B_im, self.C_re, self.C_im = b.real, b.imag, c.real, c.imag
         self.D = normal("D", (self.width,), 1)
@@ -100,8 +101,8 @@ class S5(RecurrentLayer):
     def __call__(self, x, *, train=False, key=None):
         def run(u):
             lam, b = self._driven(u)
-            directions = (False, True) if self.bidirectional else (False,)
-            return self._read([planar_recurrence(lam, b, reverse=reverse) for reverse in directions], u)
+            both = directions(self.bidirectional)
+            return self._read([planar_recurrence(lam, b, reverse=reverse) for reverse in both], u)
 
         return over_sequences(self, x, run, "S5", self.width)
 
@@ -109,20 +110,17 @@ class S5(RecurrentLayer):
         return jnp.zeros((batch, self.state // 2), jnp.complex64)
 
     def unroll(self, x, state, *, reset=None):
-        self._one_way()
+        check_one_way(self.bidirectional)
         lam, b = self._driven(x)
         h = planar_recurrence(lam, b, initial=as_planes(state), reset=reset)
         return self._read([h], x), as_complex(h[:, -1])
 
     def step(self, x, state, *, reset=None):
-        self._one_way()
+        check_one_way(self.bidirectional)
+        check_step("S5", x, state, reset, self.width, (self.state // 2,))
         lam, b = self._driven(x)
         h = recurrence_step(lam, state, as_complex(b), reset=reset)
         return self._read([as_planes(h)], x), h
-
-    def _one_way(self) -> None:
-        if self.bidirectional:
-            raise ValueError("a bidirectional layer needs the whole sequence; it has no state to step from")
 
     def _driven(self, u: Array) -> tuple[Array, Array]:
         lam, weight = self.discrete()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
-from jaxtyping import Array
-
-from neoteny.networks import Layer, identity, relu, tanh
-from neoteny.networks.lru import LRU, DenseRecurrence, Parameterization
+from neoteny.networks import Layer
+from neoteny.networks.lru import LadderMixer, Rung
 from neoteny.networks.recurrent import Mixer
 from neoteny.networks.s4d import S4D, Discretization
 from neoteny.networks.s5 import S5
@@ -39,50 +38,39 @@ TITLES: dict[str, str] = {
 """Names of the models in figures, in their order there."""
 
 
-ACTIVATIONS = {"tanh": tanh, "relu": relu, "linear": identity}
+RUNGS: dict[str, Rung] = {
+    "rnn_tanh": Rung.DENSE_TANH,
+    "rnn_relu": Rung.DENSE_RELU,
+    "rnn_linear": Rung.DENSE_LINEAR,
+    "complex": Rung.DIAGONAL,
+    "exponential": Rung.EXPONENTIAL,
+    "stable": Rung.STABLE,
+    "ring": Rung.RING,
+    "lru": Rung.LRU,
+}
+"""The library's name of each rung."""
+
+STATE_SPACE: dict[str, Callable[..., Layer]] = {
+    "s4d": S4D,
+    "s4d_delta_b": partial(S4D, discretization=Discretization.DELTA_B),
+    "s4d_untied": partial(S4D, tied=False),
+    "s5": S5,
+}
+"""The state-space layers, as functions of width, state and key."""
 
 
-def dense_recurrence(width: int, state: int, activation: Literal["tanh", "relu", "linear"], *, key: Array) -> Layer:
-    """A dense recurrent layer; linear is the identity."""
-    return DenseRecurrence(width, state, ACTIVATIONS[activation], key=key)
-
-
-def mixer(config: Config) -> Mixer:
-    """The recurrent layer that this configuration's model is about."""
-    state, both = config.state, config.bidirectional
-    diagonal = partial(
-        LRU, r_min=config.r_min, r_max=config.r_max, max_phase=config.max_phase, gamma=False, bidirectional=both
-    )
-
-    def make(width: int, key: Array) -> Layer:
-        match config.model:
-            case "rnn_tanh":
-                return DenseRecurrence(width, state, tanh, key=key)
-            case "rnn_relu":
-                return DenseRecurrence(width, state, relu, key=key)
-            case "rnn_linear":
-                return DenseRecurrence(width, state, identity, key=key)
-            case "complex":
-                return diagonal(width, state, key=key, parameterization=Parameterization.CARTESIAN)
-            case "exponential":
-                return diagonal(width, state, key=key, parameterization=Parameterization.EXPONENTIAL)
-            case "stable" | "ring":
-                return diagonal(width, state, key=key)
-            case "lru":
-                return diagonal(width, state, key=key, gamma=True)
-            case "s4d":
-                return S4D(width, state, key=key)
-            case "s4d_delta_b":
-                return S4D(width, state, key=key, discretization=Discretization.DELTA_B)
-            case "s4d_untied":
-                return S4D(width, state, key=key, tied=False)
-            case "s5":
-                return S5(width, state, key=key, bidirectional=both)
-            case "bag":
-                raise ValueError("a bag of symbols has no recurrence")
-
-    return make
-
-
-ONE_WAY = frozenset({"rnn_tanh", "rnn_relu", "rnn_linear", "s4d", "s4d_delta_b", "s4d_untied", "bag"})
-"""Models without a bidirectional form."""
+def mixer(config: Config) -> Mixer | None:
+    """The recurrent layer that this configuration's model is about; None for a bag of symbols, which has none."""
+    if config.model == "bag":
+        return None
+    if config.model in RUNGS:
+        return LadderMixer(
+            RUNGS[config.model],
+            config.state,
+            r_min=config.r_min,
+            r_max=config.r_max,
+            max_phase=config.max_phase,
+            bidirectional=config.bidirectional,
+        )
+    layer = STATE_SPACE[config.model]
+    return lambda width, key: layer(width, config.state, key=key, bidirectional=config.bidirectional)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -17,12 +18,12 @@ from neoteny.lab.study import Experiment
 from neoteny.learners.learner import Learner
 from neoteny.learners.optimizers import adamw_groups, warmup_cosine
 from neoteny.learners.supervised import CROSS_ENTROPY, Objective, supervised
-from neoteny.networks import Chain, Dense, Layer, Network, gelu, named_key
+from neoteny.networks import Chain, Dense, Layer, gelu, lecun, named_key
 from neoteny.networks.activations import Activation
-from neoteny.networks.recurrent import SLOW
-from neoteny.networks.residual_sequence import Gate, ResidualBlock
+from neoteny.networks.recurrent import slow_parameters
+from neoteny.networks.residual_sequence import Gate, SequenceNetwork, sequence_network
 from neoteny.networks.sequence import Compare, Embedding, LastSteps, MeanPool, Pairs
-from neoteny.studies.lru.models import ONE_WAY, ModelName, mixer
+from neoteny.studies.lru.models import ModelName, mixer
 from neoteny.tasks import places, sequences
 from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.sources import Minibatch
@@ -45,13 +46,19 @@ DataName = Literal[
 PATTERN = (20, 7)
 """Steps and bits of a pattern to be recalled."""
 
+SIZES: dict[str, int] = {
+    "digits": 16, "permuted_digits": 16, "scifar": 32, "scifar_grey": 32, "listops": 2_000, "text": 4_096,
+    "retrieval": 4_000, "pathfinder": 32, "pathx": 128, "recall": 256,
+}  # fmt: skip
+"""The size of each task where none is chosen: of the archive's tasks theirs (Tay et al. 2021, Long Range Arena)."""
+
 
 @dataclass(frozen=True)
 class Config:
     """One model trained on one task."""
 
     data: DataName = "digits"
-    size: int = 16  # side of the pictures, length of a text or expression, or delay of a recall
+    size: int = 0  # side of the pictures, length of a text or expression, or delay of a recall; 0 for that of SIZES
     examples: int = 0  # training examples, 0 for all there are
     tested: int = 2_000  # test examples, a fixed random part; 0 for all there are
     model: ModelName = "lru"
@@ -72,14 +79,21 @@ class Config:
     seed: Lane[int] = 0
 
     def __post_init__(self):
+        if self.size == 0:
+            object.__setattr__(self, "size", SIZES[self.data])
         for name in ("size", "depth", "width", "state", "batch", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("examples", "tested", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
-        if self.bidirectional and self.model in ONE_WAY:
-            raise ValueError(f"{self.model} has no bidirectional form; leave bidirectional False")
+        pictures = {"digits": (28,), "permuted_digits": (28,), "scifar": (), "scifar_grey": ()}
+        if self.data in pictures and 32 % self.size and self.size not in pictures[self.data]:
+            raise ValueError(
+                f"size: pictures of {self.data} have a side that divides 32, such as 8, 16 or 32; not {self.size}"
+            )
+        if self.bidirectional and self.model == "bag":
+            raise ValueError("bidirectional: a bag of symbols has no direction; leave it False")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
         if not self.learning_rate > 0 or not self.factor > 0 or not self.weight_decay >= 0:
@@ -87,11 +101,12 @@ class Config:
                 "learning_rate and factor must be positive and weight_decay not negative, not "
                 f"{self.learning_rate}, {self.factor}, {self.weight_decay}"
             )
-        if not 0 <= self.r_min <= self.r_max <= 1 or not 0 < self.max_phase <= 6.2832:
+        if not 0 <= self.r_min <= self.r_max <= 1 or self.r_min == 1 or self.r_max == 0:
             raise ValueError(
-                f"0 <= r_min <= r_max <= 1 and 0 < max_phase <= 2 pi are needed, not {self.r_min}, {self.r_max}, "
-                f"{self.max_phase}"
+                f"0 <= r_min <= r_max <= 1 with r_min < 1 and r_max > 0 are needed, not {self.r_min} and {self.r_max}"
             )
+        if not 0 < self.max_phase <= 6.2832:
+            raise ValueError(f"max_phase must be above 0 and at most 2 pi, not {self.max_phase}")
 
 
 # Data -------------------------------------------------------------------------------------------------------------
@@ -176,58 +191,58 @@ BITS = Objective(_bits_loss, _bits_score)
 """Cross-entropy of every bit, in nats; scores `loss` and `accuracy`, the share of bits given back."""
 
 
-def maker(config: Config) -> Callable[[Array], Network]:
+def maker(config: Config) -> SequenceNetwork:
     """Encoder, blocks, head, by the task's kind of input and output."""
-    data = data_of(config)
+    data, width = data_of(config), config.width
+    return sequence_network(
+        mixer(config),
+        encoder=partial(_embedding, config, data.tokens) if data.tokens else _channels(config, data),
+        width=width,
+        depth=0 if config.model == "bag" else config.depth,
+        head=partial(_head, config, PATTERN[1] if config.data == "recall" else data.classes or 1),
+        dropout=config.dropout,
+        gate=Gate.HALF if config.half_glu else Gate.FULL,
+    )
 
-    def make(key: Array) -> Network:
-        width = config.width
-        stages: dict[str, Layer] = {}
-        channels = PATTERN[1] + 2 if config.data == "recall" else data.input_shape[-1]
-        if data.tokens:
-            embedding = Embedding(data.tokens, width, key=named_key(key, "encoder"))
-            stages["encoder"] = Chain(Pairs(), embedding) if config.data == "retrieval" else embedding
-        else:
-            stages["encoder"] = Dense(channels, width, key=named_key(key, "encoder"))
-        if config.model == "bag":
-            # the baseline that knows which symbols there are and not in which order
-            hidden = Dense(width, 4 * width, key=named_key(key, "hidden"))
-            stages["bag"] = Chain(MeanPool(), hidden, Activation(gelu))
-            stages["head"] = Dense(4 * width, data.classes or 1, key=named_key(key, "head"))
-            return Network(**stages)
-        for index in range(1, config.depth + 1):
-            name = f"block{index}"
-            stages[name] = ResidualBlock(
-                width,
-                mixer(config),
-                key=named_key(key, name),
-                dropout=config.dropout,
-                gate=Gate.HALF if config.half_glu else Gate.FULL,
-            )
-        if config.data == "recall":
-            steps, bits = PATTERN
-            stages["head"] = Chain(LastSteps(steps), Dense(width, bits, key=named_key(key, "head")))
-        elif config.data == "retrieval":
-            stages["head"] = Chain(MeanPool(), Compare(), Dense(4 * width, 2, key=named_key(key, "head")))
-        else:
-            stages["head"] = Chain(MeanPool(), Dense(width, data.classes or 1, key=named_key(key, "head")))
-        return Network(**stages)
 
-    return make
+def _channels(config: Config, data: Arrays) -> int:
+    """Input channels of a task without tokens; a recall's bits have two marks beside them."""
+    return PATTERN[1] + 2 if config.data == "recall" else data.input_shape[-1]
+
+
+def _embedding(config: Config, tokens: int, key: Array) -> Layer:
+    embedding = Embedding(tokens, config.width, key=key)
+    return Chain(Pairs(), embedding) if config.data == "retrieval" else embedding
+
+
+def _head(config: Config, outputs: int, key: Array) -> Layer:
+    """The last steps of a recall, the mean over time of all others, of a pair compared; then a linear readout."""
+    pooled: list[Layer] = [LastSteps(PATTERN[0]) if config.data == "recall" else MeanPool()]
+    features = config.width
+    if config.data == "retrieval":
+        pooled.append(Compare())
+        features = 4 * config.width
+    if config.model == "bag":
+        # the baseline that knows which symbols there are and not in which order
+        pooled += [Dense(features, 4 * config.width, key=named_key(key, "hidden")), Activation(gelu)]
+        features = 4 * config.width
+    return Chain(*pooled, Dense(features, outputs, key=key, initializer=lecun))
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """AdamW with warm-up and cosine; eigenvalues, B and gamma at a factor of the rate and without decay."""
+    return adamw_groups(
+        warmup_cosine(config.learning_rate, config.steps),
+        weight_decay=config.weight_decay,
+        slow=slow_parameters,
+        factor=config.factor,
+    )
 
 
 def learner(config: Config) -> Learner:
-    """AdamW with warm-up and cosine; eigenvalues, B and gamma at a factor of the rate and without decay."""
-    return supervised(
-        maker(config),
-        adamw_groups(
-            warmup_cosine(config.learning_rate, config.steps),
-            weight_decay=config.weight_decay,
-            slow=SLOW,
-            factor=config.factor,
-        ),
-        objective=BITS if config.data == "recall" else CROSS_ENTROPY,
-    )
+    """Supervised learning of classes, or of the bits of a recall."""
+    objective = BITS if config.data == "recall" else CROSS_ENTROPY
+    return supervised(maker(config), optimizer(config), objective=objective)
 
 
 EVALUATION_STEPS = 65_536
@@ -262,18 +277,18 @@ GLOROT = {"r_min": (0.0,), "r_max": (1.0,)}
 
 TABLE = {
     # data: shared fields, and (r_min, r_max) of the LRU and of the ring alone
-    "scifar": ({"size": (32,), "width": (512,), "state": (384,), "steps": (180_000,), "batch": (50,), "factor": (0.25,),
+    "scifar": ({"width": (512,), "state": (384,), "steps": (180_000,), "batch": (50,), "factor": (0.25,),
                 "dropout": (0.1,), "learning_rate": (4e-3,)}, (0.9, 0.999), (0.9, 0.99)),
-    "listops": ({"size": (2_000,), "width": (128,), "state": (256,), "steps": (80_000,), "batch": (32,),
+    "listops": ({"width": (128,), "state": (256,), "steps": (80_000,), "batch": (32,),
                  "factor": (0.5,), "dropout": (0.0,), "learning_rate": (2e-3,)}, (0.0, 0.99), (0.0, 1.0)),
-    "text": ({"size": (4_096,), "width": (256,), "state": (192,), "steps": (50_000,), "batch": (32,), "factor": (0.1,),
+    "text": ({"width": (256,), "state": (192,), "steps": (50_000,), "batch": (32,), "factor": (0.1,),
               "dropout": (0.1,), "learning_rate": (2e-3,)}, (0.5, 0.9), (0.0, 0.9)),
-    "retrieval": ({"size": (4_000,), "width": (128,), "state": (256,), "steps": (100_000,), "batch": (64,),
+    "retrieval": ({"width": (128,), "state": (256,), "steps": (100_000,), "batch": (64,),
                    "factor": (0.5,), "dropout": (0.1,), "learning_rate": (2e-3,)}, (0.5, 0.9), (0.5, 0.9)),
-    "pathfinder": ({"size": (32,), "width": (192,), "state": (256,), "steps": (500_000,), "batch": (64,),
+    "pathfinder": ({"width": (192,), "state": (256,), "steps": (500_000,), "batch": (64,),
                     "factor": (0.25,), "dropout": (0.0,), "learning_rate": (2e-3,), "bidirectional": (True,)},
                    (0.9, 0.999), (0.9, 0.999)),
-    "pathx": ({"size": (128,), "width": (128,), "state": (256,), "steps": (250_000,), "batch": (32,), "factor": (0.25,),
+    "pathx": ({"width": (128,), "state": (256,), "steps": (250_000,), "batch": (32,), "factor": (0.25,),
                "dropout": (0.0,), "learning_rate": (2e-3,), "bidirectional": (True,), "half_glu": (True,),
                "max_phase": (0.3141592653589793,)}, (0.999, 0.9999), (0.999, 0.9999)),
 }  # fmt: skip
@@ -292,9 +307,8 @@ def _rungs(models: tuple[ModelName, ...], common: dict, chosen: tuple[float, flo
     blocks = []
     for model in models:
         radii = {"lru": chosen, "ring": ring}.get(model)
-        one_way = {"bidirectional": (False,)} if model in ONE_WAY else {}
         where = GLOROT if radii is None else {"r_min": (radii[0],), "r_max": (radii[1],)}
-        blocks.append({**common, "model": (model,), **where, **one_way})
+        blocks.append({**common, "model": (model,), **where})
     return blocks
 
 

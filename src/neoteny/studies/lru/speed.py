@@ -17,9 +17,8 @@ from neoteny.lab.study import Experiment
 from neoteny.learners.learner import Learner
 from neoteny.learners.supervised import SQUARED_ERROR, supervised
 from neoteny.networks import Network
-from neoteny.networks.lru import LRU
+from neoteny.networks.lru import LadderMixer, Rung
 from neoteny.networks.sequence import MeanPool
-from neoteny.studies.lru.models import dense_recurrence
 from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.sources import Minibatch
 from neoteny.tasks.streams import Task, single
@@ -61,10 +60,8 @@ def learner(config: Speed) -> Learner:
     """The layer and a mean over time; plain gradient descent with a rate too small to change anything."""
 
     def make(key):
-        if config.model == "tanh":
-            layer = dense_recurrence(config.width, config.state, "tanh", key=key)
-        else:
-            layer = LRU(config.width, config.state, r_min=0.9, r_max=0.999, key=key)
+        rung = Rung.DENSE_TANH if config.model == "tanh" else Rung.LRU
+        layer = LadderMixer(rung, config.state, r_min=0.9, r_max=0.999)(config.width, key)
         return Network(mixer=layer, head=MeanPool())
 
     return supervised(make, optax.sgd(1e-6), objective=SQUARED_ERROR)

@@ -19,10 +19,9 @@ from neoteny.lab.configs import Lane
 from neoteny.lab.study import Experiment
 from neoteny.learners.learner import Batch, Learner, View
 from neoteny.learners.supervised import SQUARED_ERROR, supervised
-from neoteny.networks import Layer, Network, Statistic
-from neoteny.networks.lru import LRU, DenseRecurrence
+from neoteny.networks import Layer, Network, Statistic, identity
+from neoteny.networks.lru import LRU, DenseRecurrence, LadderMixer, Rung
 from neoteny.probes import NetworkProbe, ViewProbe
-from neoteny.studies.lru.models import dense_recurrence
 from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.sequences import filtered_waves
 from neoteny.tasks.sources import Minibatch
@@ -36,10 +35,14 @@ def _positive(config: object, *names: str) -> None:
             raise ValueError(f"{name} must be at least 1, not {getattr(config, name)}")
 
 
+CHANNELS = 16
+"""Inputs of a layer whose gain is measured; the more, the more alike are the rows of B."""
+
+
 def _nothing() -> Arrays:
     """One row, for runs that only look at a fresh network."""
-    rows = {"train": np.zeros(1, np.int32)}
-    return Arrays("nothing", np.zeros((1, 1, 1), np.float32), np.zeros((1, 1), np.float32), rows, None, "made up")
+    inputs, rows = np.zeros((1, 1, CHANNELS), np.float32), {"train": np.zeros(1, np.int32)}
+    return Arrays("nothing", inputs, np.zeros((1, 1), np.float32), rows, None, "made up")
 
 
 NOTHING = _nothing()
@@ -50,9 +53,11 @@ NOTHING = _nothing()
 
 @dataclass(frozen=True)
 class Theory:
-    """A fresh recurrence, looked at and not trained."""
+    """A fresh recurrence, looked at and not trained: the gain on a `ring`, or the spectrum of the LRU's ring on [0, 1]
+    (`disk`) or of a Gaussian matrix (`dense`).
+    """
 
-    kind: Literal["ring", "dense"] = "ring"
+    kind: Literal["ring", "disk", "dense"] = "ring"
     state: int = 500
     length: int = 10_000  # steps of white noise, of which the second half is measured
     r_min: Lane[float] = 0.0
@@ -79,21 +84,24 @@ def _diagonal(network: Network) -> LRU:
 
 
 def _measured_gain(length: int, view: View, batch: Batch, key: Array) -> Mapping[str, Array]:
-    """Mean ||h||^2 over the second half of a white-noise drive of unit variance, by the plain recurrence."""
-    lam = _diagonal(view.network).lam
+    """Mean ||h||^2 over the second half of as many steps of the layer on white noise u of unit variance, over
+    E||B u||^2, the sum of the squares of B.
+    """
+    layer = _diagonal(view.network)
 
     def step(h: Array, index: Array) -> tuple[Array, Array]:
-        noise = jax.random.normal(jax.random.fold_in(key, index), (2, lam.shape[0])) / jnp.sqrt(2.0)
-        h = lam * h + noise[0] + 1j * noise[1]
-        return h, jnp.mean(jnp.square(jnp.abs(h)))
+        u = jax.random.normal(jax.random.fold_in(key, index), (1, layer.width))
+        _, h = layer.step(u, h)
+        return h, jnp.sum(jnp.square(jnp.abs(h)))
 
-    _, squares = jax.lax.scan(step, jnp.zeros_like(lam), jnp.arange(length))
-    return {"": jnp.mean(squares[length // 2 :])}
+    _, squares = jax.lax.scan(step, layer.initial_state(1), jnp.arange(length))
+    driving = jnp.sum(jnp.square(layer.B_re) + jnp.square(layer.B_im))
+    return {"": jnp.mean(squares[length // 2 :]) / driving}
 
 
-def disk_distance(eigenvalues: np.ndarray, low: float = 0.0, high: float = 1.0) -> float:
-    """Kolmogorov-Smirnov distance of |lambda|^2 from uniform on [low, high]: (n,) complex to a number in [0, 1]."""
-    square = np.clip((np.sort(np.abs(eigenvalues) ** 2) - low) / (high - low), 0, 1)
+def disk_distance(eigenvalues: np.ndarray) -> float:
+    """Kolmogorov-Smirnov distance of |lambda|^2 from uniform on [0, 1]: (n,) complex to a number in [0, 1]."""
+    square = np.clip(np.sort(np.abs(eigenvalues) ** 2), 0, 1)
     n = len(square)
     above = np.arange(1, n + 1) / n - square
     return float(max(above.max(), (square - np.arange(n) / n).max()))
@@ -103,8 +111,7 @@ def _spectrum(network: Network) -> Mapping[str, float]:
     layer = network.stage("mixer")
     if isinstance(layer, DenseRecurrence):
         return {"": disk_distance(np.linalg.eigvals(np.asarray(layer.A, np.float64)))}
-    lam = np.asarray(_diagonal(network).lam, np.complex128)
-    return {"": disk_distance(lam, np.abs(lam).min() ** 2, np.abs(lam).max() ** 2)}
+    return {"": disk_distance(np.asarray(_diagonal(network).lam, np.complex128))}
 
 
 @cache
@@ -117,33 +124,37 @@ DISK = NetworkProbe("disk_distance", _spectrum)
 
 
 def theory_learner(config: Theory) -> Learner:
-    """A single mixer of width 1; it is never trained."""
+    """A single mixer, without gamma; it is never trained."""
 
     def make(key):
         if config.kind == "dense":
-            return Network(mixer=dense_recurrence(1, config.state, "linear", key=key))
-        return Network(mixer=LRU(1, config.state, r_min=config.r_min, r_max=config.r_max, key=key))
+            # The law is about the Gaussian matrix as it is drawn.
+            return Network(mixer=DenseRecurrence(CHANNELS, config.state, identity, key=key, max_radius=None))
+        low, high = (config.r_min, config.r_max) if config.kind == "ring" else (0.0, 1.0)
+        return Network(mixer=LadderMixer(Rung.RING, config.state, r_min=low, r_max=high)(CHANNELS, key))
 
     return supervised(make, optax.sgd(0.0), objective=SQUARED_ERROR)
 
 
 def theory_script(config: Theory, tasks: tuple[Task, ...]) -> tuple[Event, ...]:
     """Look once."""
-    probes = (gain_probe(config.length), DISK) if config.kind == "ring" else (DISK,)
-    return (Switch(tasks[0]), Probe(*probes, on=tasks[0]))
+    return (Switch(tasks[0]), Probe(gain_probe(config.length) if config.kind == "ring" else DISK, on=tasks[0]))
+
+
+RINGS = ((0.0, 0.9), (0.5, 0.99), (0.9, 0.99), (0.9, 0.999))
+"""(r_min, r_max) on which the formula is checked (specification, section 6)."""
 
 
 def theory_axes(preset: str) -> list[dict]:
-    """The four rings whose gains the paper's formula is checked on, and a dense matrix."""
+    """The four rings whose gains the paper's formula is checked on, the ring on [0, 1], and a dense matrix."""
     smoke = preset == "smoke"
-    seeds, state, length = (range(2), (16,), (50,)) if smoke else (range(10), (500,), (10_000,))
-    rings = ((0.0, 0.9), (0.5, 0.99), (0.9, 0.99), (0.9, 0.999))
+    seeds, state, length = (range(2), (16,), (50,)) if smoke else (range(20), (500,), (10_000,))
     return [
         *(
             {"kind": ("ring",), "state": state, "length": length, "r_min": (low,), "r_max": (high,), "seed": seeds}
-            for low, high in rings
+            for low, high in RINGS
         ),
-        {"kind": ("dense",), "state": state, "seed": seeds},
+        {"kind": ("disk", "dense"), "state": state, "seed": seeds},
     ]
 
 
@@ -183,8 +194,10 @@ class _OneOutput(Layer):
 def filter_learner(config: Filter) -> Learner:
     """Adam on the mean squared error of every step."""
 
+    rung = Rung.DENSE_TANH if config.model == "tanh" else Rung.DENSE_LINEAR
+
     def make(key):
-        return Network(mixer=dense_recurrence(1, config.state, config.model, key=key), head=_OneOutput())
+        return Network(mixer=LadderMixer(rung, config.state)(1, key), head=_OneOutput())
 
     return supervised(make, optax.adam(config.learning_rate), objective=SQUARED_ERROR)
 
