@@ -405,6 +405,8 @@ def test_interventions_are_told_apart_and_by_data_set():
         for row in Lane(seed=seed, fields={"noise": noise, **change}).rows()
     ]
     frame = pl.DataFrame(rows, infer_schema_length=None)
+    told = {_change(lane) for lane in final_lanes(frame, "interventions").iter_rows(named=True)}
+    assert told == {"baseline", "Huber loss", "dropout 0.1", "target period 100", "width 8, depth 3"}
     for figure in FIGURES:
         if figure.name.startswith("interventions"):
             assert figure.draw(frame) is not None
@@ -528,7 +530,7 @@ def test_seeds_differ_in_initialisation_and_batches_and_one_seed_repeats():
     assert not np.array_equal(values[0], values[1])
     table = series(frame)
     assert len(table) == 6
-    assert set(table["states"]) == {54.0}
+    assert set(table["seen_states"]) == {54.0}
     assert set(table["most"]) == {8.0}
     assert table["score"].is_finite().all()
 

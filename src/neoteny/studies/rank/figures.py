@@ -108,6 +108,7 @@ def _phases(measure: str, y_label: str):
             return None
         # a logarithmic axis has no place for 0: the first checkpoint stands at 1
         shown = _named(chosen).with_columns(pl.max_horizontal(pl.col("step"), 1).alias("update"))
+        shown = shown.sort("data", "run", "step")
         rates = sorted(shown["learning_rate"].unique().to_list())
         looks = settings(shown, ("learning_rate",), {(rate,): f"{rate:g}" for rate in rates})
         return curves(

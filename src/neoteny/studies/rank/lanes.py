@@ -54,7 +54,7 @@ def series(frame: pl.DataFrame, experiment: str = "sweep") -> pl.DataFrame:
     """One row a lane and checkpoint: its fields, rank, most, dead, constant, live, return, score, diverged.
 
     rank, dead and constant are of the penultimate stage, NaN from the checkpoint on at which the lane had diverged.
-    most: the largest possible rank, the smaller of states and units. return: mean undiscounted, without action noise;
+    most: the largest possible rank, the smaller of the states it was measured on (seen_states) and units. return: mean undiscounted, without action noise;
     score: normalised by the random policy's (0) and the behaviour's best (1). behaviour: its mean, likewise.
     """
     rows = frame.filter(pl.col("experiment") == experiment)
@@ -68,7 +68,7 @@ def series(frame: pl.DataFrame, experiment: str = "sweep") -> pl.DataFrame:
         ("dead_units", "dead", last_stage),
         ("constant_units", "constant", last_stage),
         ("largest_value", "largest"),
-        ("states", "states"),
+        ("states", "seen_states"),
         ("units", "units"),
         ("behaviour", "random", pl.col("place") == "random"),
         ("behaviour", "mean", pl.col("place") == "mean"),
@@ -78,7 +78,7 @@ def series(frame: pl.DataFrame, experiment: str = "sweep") -> pl.DataFrame:
     fields = [field.name for field in dataclasses.fields(Config)]
     table = table.join(rows.select("run", *fields).unique("run"), on="run", how="left").sort("run", "step")
     # a dead lane is probed no more: what belongs to its data and structure is that of the checkpoints before
-    shared = [pl.col(name).forward_fill().over("run") for name in ("states", "units", "random", "mean", "best")]
+    shared = [pl.col(name).forward_fill().over("run") for name in ("seen_states", "units", "random", "mean", "best")]
     table = table.with_columns(*shared)
     wild = (pl.col("objective") != "bc") & (pl.col("largest") > LARGEST_VALUE)
     lost = pl.col("rank").is_null() | pl.col("rank").is_nan() | wild.fill_null(False)
@@ -89,7 +89,7 @@ def series(frame: pl.DataFrame, experiment: str = "sweep") -> pl.DataFrame:
     }
     return _with_set(
         table.with_columns(
-            pl.min_horizontal("states", "units").alias("most"),
+            pl.min_horizontal("seen_states", "units").alias("most"),
             ((pl.col("return") - pl.col("random")) / span).alias("score"),
             ((pl.col("mean") - pl.col("random")) / span).alias("behaviour"),
             **seen,
