@@ -402,7 +402,7 @@ def test_interventions_are_told_apart_and_by_data_set():
         for seed in SEEDS[:2]
         for noise in (0.1, 0.3)
         for change in ({}, {"huber": True}, {"dropout": 0.1}, {"target_period": 100}, {"depth": 3, "width": 8})
-        for row in Lane(seed=seed, fields={"noise": noise, **change}).rows()
+        for row in Lane(seed=seed, updates=20_000, fields={"noise": noise, **change}).rows()
     ]
     frame = pl.DataFrame(rows, infer_schema_length=None)
     told = {_change(lane) for lane in final_lanes(frame, "interventions").iter_rows(named=True)}
