@@ -31,6 +31,7 @@ from neoteny.tasks.transitions import (
     read_minari,
     read_unplugged,
     record_ram,
+    returns_summary,
     write_minari,
 )
 from neoteny.tasks.transitions.data import ARRAYS
@@ -306,6 +307,40 @@ def test_a_recorded_set_has_the_noise_and_the_episodes_it_says(catch_set):
     assert catch_set.about["random_return"] < catch_set.about["best_return"]
 
 
+def test_what_was_executed_moves_the_paddle_and_the_last_of_an_episode_is_seen_before_the_reset(catch_set):
+    """Catch: the paddle is in the last row and moves by action - 1 within the five columns; the ball falls to it."""
+    before, after = (array.reshape(-1, 10, 5) for array in (catch_set.obs, catch_set.next_obs))
+    paddle = before[:, 9].argmax(axis=1)
+    replaced = catch_set.chosen_action != catch_set.executed_action
+    assert replaced.sum() > 100
+    going = ~catch_set.last  # at the end, ball and paddle share the last row
+    moved = np.clip(paddle + catch_set.executed_action - 1, 0, 4)
+    np.testing.assert_array_equal(after[going, 9].argmax(axis=1), moved[going])
+    ends = np.flatnonzero(catch_set.last)
+    ball = before[ends, 8].argmax(axis=1)
+    assert np.all(after[ends, 9, ball] == 1)
+    caught = moved[ends] == ball
+    np.testing.assert_array_equal(catch_set.reward[ends], np.where(caught, 1.0, -1.0))
+
+
+def test_the_behaviour_learns_while_it_is_recorded():
+    returns = generate(Recipe("catch", 0.0, 1_000)).returns
+    assert returns[-100:].mean() > returns[:100].mean() + 0.8
+
+
+def test_the_best_return_is_the_best_tenth_of_successive_episodes():
+    returns = np.repeat([0.0, 3.0, 1.0], [10, 2, 8]).astype(np.float32)
+    count = len(returns)
+    episode = np.arange(count)
+    arrays = {
+        "obs": np.zeros((count, 1)), "next_obs": np.ones((count, 1)), "chosen_action": np.zeros(count),
+        "reward": returns, "terminated": np.ones(count), "truncated": np.zeros(count), "episode": episode,
+        "step": np.zeros(count),
+    }  # fmt: skip
+    told = returns_summary(from_episodes("set", arrays, 2, {}), -1.0)
+    assert told == {"random_return": -1.0, "mean_return": pytest.approx(0.7), "best_return": 3.0}
+
+
 def test_one_recipe_is_one_set_and_another_seed_another(catch_set):
     same(generate(Recipe("catch", 0.3, 200)), catch_set)
     other = generate(Recipe("catch", 0.3, 200, seed=1))
@@ -344,6 +379,51 @@ def test_atari_memory_is_recorded_by_a_policy():
     np.testing.assert_array_equal(again.obs, data.obs)
     with pytest.raises(UsageError, match="no game"):
         record_ram(RamRecipe("Nothing"))
+
+
+def test_the_agent_that_is_recorded_from_atari_memory_learns():
+    pytest.importorskip("ale_py")
+    recipe = RamRecipe("Freeway", steps=240, batch=16, period=2, width=16)
+    data = record_ram(recipe)
+    same(record_ram(recipe), data)
+    # a rate of nothing leaves the greedy actions of the first network
+    still = record_ram(replace(recipe, learning_rate=1e-30))
+    assert not np.array_equal(data.chosen_action, still.chosen_action)
+    assert data.about["policy"] == "learning DQN"
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "array", "about", "list"])
+def test_a_damaged_file_is_one_clear_error(tmp_path, damage):
+    path = tmp_path / "set.npz"
+    data = made()
+    data.save(path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "array":
+        with path.open("wb") as file:
+            np.save(file, np.zeros(3))
+    else:
+        about = np.array("not JSON" if damage == "about" else "[1]")
+        np.savez(path, about=about, **{name: getattr(data, name) for name in ARRAYS})
+    with pytest.raises(UsageError, match="set.npz"):
+        load_npz(path)
+
+
+def test_what_a_set_says_of_itself_does_not_change_what_it_is(tmp_path):
+    data = replace(made(), about={"name": "other", "actions": 9, "loose": True})
+    data.save(tmp_path / "set.npz")
+    read = load_npz(tmp_path / "set.npz")
+    assert (read.name, read.actions, read.loose) == ("made", 3, False)
+
+
+def test_loose_transitions_have_no_returns_and_no_minari_episodes(tmp_path):
+    pytest.importorskip("minari")
+    data = replace(made(), loose=True)
+    assert np.isnan(data.returns).all()
+    with pytest.raises(UsageError, match="whole ones"):
+        write_minari(data, tmp_path, "made/loose-v0")
 
 
 def test_a_share_of_the_data_goes_by_a_name_of_its_own():
