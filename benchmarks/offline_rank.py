@@ -1,11 +1,12 @@
 """The 405 lanes of the rank study on one data set, against a PyTorch loop that trains them one after another.
 
-    python benchmarks/offline_rank.py [--updates N] [--sample N] [--threads N] [--out FILE]
+    python benchmarks/offline_rank.py [--updates N] [--sample N] [--out FILE]
 
 neoteny: 45 lanes of each of the nine structures in one compiled program, through the runner that `neoteny run` uses,
-training alone, compilation counted apart. PyTorch: the same double DQN, behaviour values or cloning in eager mode, for
-a sample of lanes spread over the structures; the mean of these times 405 is what the loop would take. Both see
-minibatches of the same recorded data. Each says whether it learns the same thing: the mean loss of its last hundredth.
+training alone, in one process on all cores; compilation counted apart. PyTorch: the same double DQN, behaviour values
+or cloning in eager mode, in a process of its own, with the number of threads and the kind of Adam it is fastest with;
+for a sample of lanes of every structure, whose mean times 405 is what the loop would take. The two take turns. Both see
+minibatches of the same recorded data, and both tell the loss of one lane of every structure at the end.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import multiprocessing
 import os
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,23 +43,33 @@ def _lanes(config: Config) -> list[Config]:
 
 
 def neoteny_seconds(config: Config) -> dict[str, float]:
-    """Seconds of training 45 lanes of one structure, and of compiling; the lanes' median loss at the last record."""
+    """Seconds of training 45 lanes of one structure, and of compiling; the last loss of the lane with the
+    configuration's own learning rate and seed.
+    """
     sweep = STUDY.experiment("sweep")
-    every = max(1, config.updates // 100)
+    every = last_part(config)
     training = replace(
         sweep, script=lambda view, tasks: (Switch(tasks[0]), Train(tasks[0], view.updates, record_every=every))
     )
-    runner = Runner(training, _lanes(config), [f"lane{n}" for n in range(45)])
+    lanes = _lanes(config)
+    runner = Runner(training, lanes, [f"lane{n}" for n in range(len(lanes))])
     seconds, compiling, losses = 0.0, 0.0, []
     for tick in runner.ticks():
         seconds += tick.seconds - tick.compile_seconds
         compiling += tick.compile_seconds
-        losses = [record.value for record in tick.records if record.metric == "train_loss"] or losses
-    return {"seconds": seconds, "compile_seconds": compiling, "median_loss": float(np.median(losses))}
+        losses = [record for record in tick.records if record.metric == "train_loss"] or losses
+    own = f"lane{lanes.index(config)}"
+    loss = [record.value for record in losses if record.run == own][-1]
+    return {"seconds": seconds, "compile_seconds": compiling, "loss": loss}
 
 
-def torch_seconds(config: Config, threads: int) -> dict[str, float]:
-    """Seconds of training one lane in eager PyTorch, and the mean loss of the last hundredth of its updates."""
+def last_part(config: Config) -> int:
+    """Updates whose loss is compared."""
+    return max(1, config.updates // 10)
+
+
+def torch_seconds(config: Config, threads: int, fused: bool) -> dict[str, float]:
+    """Seconds of training one lane in eager PyTorch, and the loss of the last of its updates."""
     import torch
 
     torch.set_num_threads(threads)
@@ -80,7 +95,7 @@ def torch_seconds(config: Config, threads: int) -> dict[str, float]:
 
     online, target = network(), network()
     target.load_state_dict(online.state_dict())
-    adam = torch.optim.Adam(online.parameters(), lr=config.learning_rate)
+    adam = torch.optim.Adam(online.parameters(), lr=config.learning_rate, fused=fused)
     draws = torch.Generator().manual_seed(config.seed)
     per_epoch, order, losses = len(rows) // config.batch, torch.empty(0), []
     start = time.perf_counter()
@@ -102,30 +117,52 @@ def torch_seconds(config: Config, threads: int) -> dict[str, float]:
         adam.step()
         if (update + 1) % config.target_period == 0:
             target.load_state_dict(online.state_dict())
-        if update >= config.updates - max(1, config.updates // 100):
+        if update >= config.updates - last_part(config):
             losses.append(float(loss.detach()))
     return {"seconds": time.perf_counter() - start, "loss": float(np.mean(losses))}
+
+
+def fastest_torch(ask: Callable[..., dict[str, float]], config: Config) -> tuple[dict[str, float], tuple[int, bool]]:
+    """Milliseconds of an update by number of threads and kind of Adam, and the fastest pair."""
+    short, found = replace(config, updates=500), {}
+    ask(torch_seconds, short, 1, False)  # what is done once
+    for threads in sorted({1, os.cpu_count() or 1}):
+        for fused in (False, True):
+            seconds = min(ask(torch_seconds, short, threads, fused)["seconds"] for _ in range(2))
+            found[threads, fused] = 1e3 * seconds / short.updates
+    told = {
+        f"{threads} threads, {'fused' if fused else 'plain'} Adam": each for (threads, fused), each in found.items()
+    }
+    return told, min(found, key=found.__getitem__)
 
 
 def main() -> None:
     """Measure both and print, or write, how much longer the loop takes."""
     parser = argparse.ArgumentParser(description="405 lanes at once, against one after another")
     parser.add_argument("--updates", type=int, default=2_000, help="of every lane (default 2,000)")
-    parser.add_argument("--sample", type=int, default=9, help="lanes of the loop that are trained (default 9)")
-    parser.add_argument("--threads", type=int, default=1, help="of PyTorch, fastest here on 1 (default 1)")
+    parser.add_argument("--sample", type=int, default=2, help="lanes of the loop trained of each structure (default 2)")
     parser.add_argument("--out", type=Path, help="write the numbers here as JSON")
     options = parser.parse_args()
     busy = os.getloadavg()[0]
     base = Config(updates=options.updates)
     stream(base)  # recorded before anything is measured
+    spawn = multiprocessing.get_context("spawn")
     ours, theirs = {}, {}
-    for objective, activation in STRUCTURES:
-        config = replace(base, objective=objective, activation=activation)
-        ours[f"{objective}/{activation}"] = neoteny_seconds(config)
-    for number in range(options.sample):
-        objective, activation = STRUCTURES[number % len(STRUCTURES)]
-        config = replace(base, objective=objective, activation=activation, seed=number % len(SEEDS))
-        theirs[f"{objective}/{activation}, seed {config.seed}, lane {number}"] = torch_seconds(config, options.threads)
+    with ProcessPoolExecutor(1, spawn) as left, ProcessPoolExecutor(1, spawn) as right:
+
+        def ask(measure: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:
+            return right.submit(measure, *arguments).result()
+
+        settings, (threads, fused) = fastest_torch(ask, base)
+        for objective, activation in STRUCTURES:
+            config = replace(base, objective=objective, activation=activation)
+            name = f"{objective}/{activation}"
+            ours[name] = left.submit(neoteny_seconds, config).result()
+            lanes = [ask(torch_seconds, replace(config, seed=seed), threads, fused) for seed in range(options.sample)]
+            theirs[name] = {
+                "seconds": float(np.mean([lane["seconds"] for lane in lanes])),
+                "loss": lanes[0]["loss"],
+            }
     sweep = sum(each["seconds"] for each in ours.values())
     compiling = sum(each["compile_seconds"] for each in ours.values())
     loop = LANES * float(np.mean([each["seconds"] for each in theirs.values()]))
@@ -136,13 +173,19 @@ def main() -> None:
         "load_before": busy,
         "versions": {name: metadata.version(name) for name in ("jax", "torch", "neoteny")},
         "neoteny": {"seconds": sweep, "compile_seconds": compiling, "structures": ours},
-        "loop": {"seconds_scaled": loop, "sampled": theirs, "threads": options.threads},
+        "loop": {
+            "seconds_scaled": loop, "structures": theirs, "threads": threads, "fused": fused,
+            "milliseconds_of_an_update": settings,
+        },
         "ratio": loop / sweep,
         "ratio_with_compilation": loop / (sweep + compiling),
-    }
+    }  # fmt: skip
     print(f"{LANES} lanes of {options.updates:,} updates: neoteny {sweep:.1f} s and {compiling:.1f} s of compiling")
-    print(f"one after another in PyTorch, scaled from {options.sample}: {loop:.0f} s")
+    print(f"PyTorch, ms of an update: {', '.join(f'{name} {each:.3f}' for name, each in settings.items())}")
+    print(f"one after another in PyTorch, scaled from {len(STRUCTURES) * options.sample}: {loop:.0f} s")
     print(f"{result['ratio']:.1f} times as long, {result['ratio_with_compilation']:.1f} with compilation")
+    for name, each in ours.items():
+        print(f"loss at the end, {name}: {each['loss']:.4g} neoteny, {theirs[name]['loss']:.4g} PyTorch")
     if busy > 0.5:
         print(f"the load was {busy:.1f} before: others used the CPUs, so measure again")
     if options.out is not None:
