@@ -61,7 +61,8 @@ STUDY = Study(
         "The data are recorded by this library's own agents, not the paper's: values differ from the paper by design. "
         "The thresholds of the verdicts are this study's, set before anything was run.",
         "A diverged lane (numbers that are not finite, or values beyond a million) is kept: its return is that of its "
-        "last finite policy, and its rank counts as 0, below all others; each claim says how many there were.",
+        "last finite policy, and where lanes are ordered by rank its own counts as 0, below all others. Claims say how "
+        "many there were.",
         "Lanes of one seed share draws and all lanes share the data: intervals resample whole seeds.",
     ),
     summary=summary,
