@@ -54,8 +54,8 @@ def series(frame: pl.DataFrame, experiment: str = "sweep") -> pl.DataFrame:
     """One row a lane and checkpoint: its fields, rank, most, dead, constant, live, return, score, diverged.
 
     rank, dead and constant are of the penultimate stage, NaN from the checkpoint on at which the lane had diverged.
-    most: the largest possible rank, the smaller of the states it was measured on (seen_states) and units. return: mean undiscounted, without action noise;
-    score: normalised by the random policy's (0) and the behaviour's best (1). behaviour: its mean, likewise.
+    most: the largest possible rank, the smaller of the states it was measured on (seen_states) and units. return: mean
+    undiscounted, without action noise; score: normalised by the random policy's (0) and the behaviour's best (1). behaviour: its mean, likewise.
     """
     rows = frame.filter(pl.col("experiment") == experiment)
     returned = _metric(rows, "return", "return", pl.col("task") == QUIET)
