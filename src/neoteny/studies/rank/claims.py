@@ -236,27 +236,35 @@ def _share(lanes: pl.DataFrame, which: np.ndarray) -> Verdict:
     return verdict(replace(estimate, n=lanes["seed"].n_unique()), Above(LEAST_SHARE))
 
 
+def _too_few(lanes: int) -> str:
+    """In words, if a share among so many lanes could not be shown to be below LEAST_SHARE even if it were none."""
+    none = wilson_interval(0, lanes)
+    if none.high <= LEAST_SHARE:
+        return ""
+    return f"; it cannot fail here: none of {lanes} lanes would leave a share of {none.high:.3f} possible"
+
+
 def _mean(lanes: pl.DataFrame, name: str) -> float:
     return float(np.mean(column(lanes, name)))
 
 
 def _collapse_without(lanes: pl.DataFrame) -> Verdict:
     high = lanes.filter(pl.col("learning_rate") >= HIGH_RATE * 0.999)
-    claimed, beside = [], []
+    claimed, beside, most = [], [], 0
     for objective in ("bc", "bve"):
         part = high.filter(pl.col("objective") == objective)
         if part.is_empty():
             return not_run(f"needs lanes of {objective} at learning rates from {HIGH_RATE:g}")
-        claimed.append(
-            named(f"collapse rate of {objective}", _counted(_share(part, part["collapsed"].to_numpy()), part))
-        )
+        most = max(most, len(part))
+        found = _counted(_share(part, part["collapsed"].to_numpy()), part)
+        claimed.append(named(f"collapse rate of {objective}", found))
         beside.append(
             _per_seed(part, lambda rows: _mean(rows, "collapsed"), f"collapse rate of {objective}", 0.0)
         )  # fmt: skip
         for (name,), cell in part.partition_by("activation", as_dict=True, maintain_order=True).items():
             beside.append(_reported(f"of {objective}, {name}", _share(cell, cell["collapsed"].to_numpy())))
     whole = all_of(claimed)
-    return replace(whole, parts=(*claimed, *beside))
+    return replace(whole, reason=whole.reason + _too_few(most), parts=(*claimed, *beside))
 
 
 def _good_without_collapse(lanes: pl.DataFrame) -> Verdict:
