@@ -333,7 +333,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(directory, tmp_path, monke
         (["--steps", "3"], "`neoteny record` needs checkpoints of agents"),
         (["nowhere:abc"], "nowhere/plan.json is not there"),
         ([f"{good}:nope"], f"run {catches} has no save 'nope'; it has early, late/one"),
-        ([f"{directory}:{data}"], f"{data} is on random-labels-1 here, which is data; only what an agent does in an"),
+        ([f"{directory}:{data}"], f"{data} is on labels-1 here, which is data; only what an agent does in an"),
         ([good, f"{directory}:{corridors}"], f"{corridors} plays Corridor(time_limit=5, actions=3), and {catches} C"),
         ([good, "--stpes", "3"], "did you mean --steps?"),
         ([good, "--steps", "0"], "steps must be at least 1, not 0"),
