@@ -1,7 +1,7 @@
 """neoteny: a laboratory for networks that must keep learning.
 
 Rooms (`networks`, `tasks`, `learners`, `interventions`, `regularizers`, `probes`, `analysis`, ...) and the functions
-`run`, `load` and `arrays` are imported when they are first used.
+`run`, `load`, `arrays` and `recorded` are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         training,
     )
     from neoteny.lab.direct import Result, run
+    from neoteny.lab.recorded import recorded
     from neoteny.lab.results import arrays, load
 
 _ROOMS = (
@@ -48,6 +49,7 @@ _FUNCTIONS = {
     "Result": "neoteny.lab.direct",
     "load": "neoteny.lab.results",
     "arrays": "neoteny.lab.results",
+    "recorded": "neoteny.lab.recorded",
 }
 
 __all__ = [
@@ -61,6 +63,7 @@ __all__ = [
     "load",
     "networks",
     "probes",
+    "recorded",
     "regularizers",
     "report",
     "run",

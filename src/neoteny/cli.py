@@ -1,4 +1,4 @@
-"""The command line: `neoteny studies | plan | run | resume | status | report | probe | diagnose | doctor`."""
+"""The command line: `neoteny COMMAND ...`; `USAGE` lists the commands."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ USAGE = """neoteny: a laboratory for networks that must keep learning
   neoteny report DIR [--docs D]   claims and report again, from the records alone; results into D/STUDY.md
   neoteny probe DIR:RUN[:SAVE]    what each layer of a stored network does: linear probes, rank, CKA, tunnel
   neoteny diagnose DIR:RUN[:SAVE] is a stored run limited by lost plasticity? inject a copy and compare
+  neoteny record DIR:RUN[:SAVE]   play stored agents and keep every transition, as a data set to learn from offline
   neoteny doctor                  devices, extras and data sets: what is here, how to get the rest
 
 `neoteny run STUDY --help` lists presets, experiments and fields of that study."""
@@ -96,6 +97,12 @@ def _spelt(kind: Any) -> str:
     return f"one or more {_SPELT[named[0]][1]}" if many else _SPELT[named[0]][0]
 
 
+def _sayable(kind: Any) -> Any:
+    """The type of a field without the dataclasses it may hold besides, which have no words on a command line."""
+    told = tuple(each for each in typing.get_args(kind) if not dataclasses.is_dataclass(each))
+    return told[0] if len(told) == 1 and len(typing.get_args(kind)) > 1 else kind
+
+
 def _any_of(kinds: list[Any]) -> Any:
     """The type of a field that several experiments have: what any of them takes."""
     if all(typing.get_origin(kind) is Literal for kind in kinds):
@@ -137,7 +144,7 @@ def _run_options(study: Any) -> type:
     kinds: dict[str, list[Any]] = {}
     for experiment in study.experiments:
         for field in configs.fields(experiment.config).values():
-            kinds.setdefault(field.name, []).append(field.type)
+            kinds.setdefault(field.name, []).append(_sayable(field.type))
     for experiment in study.experiments:
         for field in configs.fields(experiment.config).values():
             text = f"default {field.default}" + (" (lanes)" if field.lane else "")
@@ -378,6 +385,22 @@ def _diagnose(arguments: Sequence[str]) -> int:
     return _checkpoint_page("diagnose", arguments, Options, diagnose, "Is a stored run limited by lost plasticity?")
 
 
+def _record(arguments: Sequence[str]) -> int:
+    from neoteny.lab.recorded import Options, record_checkpoints
+
+    count = next((i for i, argument in enumerate(arguments) if argument.startswith("-")), len(arguments))
+    if count == 0 and arguments[:1] not in (["-h"], ["--help"]):
+        raise UsageError(
+            "`neoteny record` needs checkpoints of agents: neoteny record DIR:RUN or DIR:RUN:SAVE, one or several"
+        )
+    text = "Play stored agents in their environment and keep every transition."
+    options = _parse(Options, arguments[count:], "neoteny record DIR:RUN[:SAVE] ...", text)
+    path, told = record_checkpoints(arguments[:count], options)
+    print(told)
+    print(f"data: {path}")
+    return 0
+
+
 def _doctor(arguments: Sequence[str]) -> int:
     _no_more("doctor", arguments)
     from neoteny.lab.doctor import describe
@@ -400,6 +423,7 @@ COMMANDS = {
     "report": _report,
     "probe": _probe,
     "diagnose": _diagnose,
+    "record": _record,
     "doctor": _doctor,
 }
 

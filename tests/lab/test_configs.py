@@ -156,6 +156,22 @@ class TestNames:
         with pytest.raises(UsageError, match="differ in the fields name, other"):
             configs.config_from_json(Plain, {"rate": 0.1, "sizes": [1], "other": 2})
 
+    def test_stored_dataclasses_within_come_back(self):
+        @dataclasses.dataclass(frozen=True)
+        class Holder:
+            either: str | Part = ""
+            many: tuple[Part, ...] = ()
+            pairs: tuple[tuple[int, int], ...] = ()
+
+        for config in (Holder(), Holder("a"), Holder(Part(tau=4), (Part(), Part(0.25)), ((1, 2), (3, 4)))):
+            stored = json.loads(json.dumps(configs.config_to_json(config)))
+            assert configs.config_from_json(Holder, stored) == config
+        assert configs.parts(str | tuple[Part, ...]) == (Part,)
+        with pytest.raises(UsageError, match="Part differ in the fields tau"):
+            configs.config_from_json(
+                Holder, {**configs.config_to_json(Holder()), "either": {"type": "Part", "scale": 1.0}}
+            )
+
 
 class TestValues:
     @pytest.mark.parametrize(

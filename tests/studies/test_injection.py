@@ -8,17 +8,21 @@ import numpy as np
 import polars as pl
 import pytest
 
+from device_loop import Corridor
 from neoteny.analysis.claims import evaluate
 from neoteny.errors import UsageError
 from neoteny.lab import configs
 from neoteny.lab.plan import Request, make_plan
 from neoteny.studies.injection import STUDY, summary
+from neoteny.studies.injection.atari import AtariConfig
+from neoteny.studies.injection.atari import script as atari_script
 from neoteny.studies.injection.gains import game_gains, game_returns, performance_of, relabel_rows
-from neoteny.studies.injection.games import GamesConfig
+from neoteny.studies.injection.games import GamesConfig, games_script
 from neoteny.studies.injection.growth import GrowthConfig, growing, growth_script, growth_stream, update_flops
 from neoteny.studies.injection.illustration import IllustrationConfig, monte_carlo, smoothed, updates_to
 from neoteny.studies.injection.mdp import MDPConfig
 from neoteny.studies.injection.relabel import ARMS, CORE, DEFAULT, TUNED, Config, forks, script, stream
+from neoteny.tasks import environments
 from neoteny.training.events import Fork, Intervene, Save, Switch, Train
 
 SEEDS, TASKS, STEPS = 10, 12, 100
@@ -421,3 +425,30 @@ def test_every_task_of_growth_costs_the_same():
 def test_values_out_of_range_are_refused(config, field):
     with pytest.raises(UsageError, match=field):
         configs.product(config, {field: (-1 if configs.fields(config)[field].type is int else -1.0,)})
+
+
+def test_agents_are_saved_along_the_way():
+    config = GamesConfig(frames=400)
+    (task,) = environments([Corridor()])
+    events = games_script(config, (task,))
+    assert [event.name for event in events if isinstance(event, Save)] == [f"quarter{n}" for n in (1, 2, 3, 4)]
+    assert isinstance(events[-1], Save)
+    trained = [sum(e.steps for e in events[:place] if isinstance(e, Train)) for place, event in enumerate(events)
+               if isinstance(event, Save)]  # fmt: skip
+    assert trained == [100, 200, 300, 400]
+
+
+@pytest.mark.parametrize(("inject_at", "inside"), [(0, []), (960, [1_280, 1_600])])
+def test_agents_on_atari_are_saved_in_fifths(inject_at, inside):
+    config = AtariConfig(frames=1_600, inject_at=inject_at, evaluate_every=160, target_every=160)
+    (task,) = environments([Corridor()])
+    events = atari_script(config, (task,))
+    names = [event.name for event in events if isinstance(event, Save) and event.name != "before"]
+    assert names == [f"frames{n}" for n in (320, 640, 960, 1_280, 1_600)]
+    assert sum(event.steps for event in events if isinstance(event, Train)) == 100
+    branches = [
+        event.name for fork in events if isinstance(fork, Fork) for event in fork.then if isinstance(event, Save)
+    ]
+    assert branches == [f"frames{n}" for n in inside]
+    short = atari_script(AtariConfig(frames=480, inject_at=0, evaluate_every=160, target_every=160), (task,))
+    assert len({event.name for event in short if isinstance(event, Save)}) == 3

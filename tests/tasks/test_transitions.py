@@ -407,7 +407,7 @@ def test_a_damaged_file_is_one_clear_error(tmp_path, damage):
     else:
         about = np.array("not JSON" if damage == "about" else "[1]")
         np.savez(path, about=about, **{name: getattr(data, name) for name in ARRAYS})
-    with pytest.raises(UsageError, match="set.npz"):
+    with pytest.raises(UsageError, match=r"set\.npz"):
         load_npz(path)
 
 

@@ -141,8 +141,25 @@ def config_from_json(config_type: type, content: Mapping[str, Any]) -> Any:
             f"the stored configuration and {config_type.__name__} differ in the fields {', '.join(differing)}: "
             f"the study was changed; start again in another directory"
         )
-    values = {name: tuple(v) if isinstance(v, list) else v for name, v in content.items()}
+    values = {name: _restored(known[name].type, value) for name, value in content.items()}
     return _make(config_type, {name: coerce(known[name], value) for name, value in values.items()})
+
+
+def parts(kind: Any) -> tuple[type, ...]:
+    """The dataclasses that a value of this type may be or hold."""
+    own = (kind,) if isinstance(kind, type) and dataclasses.is_dataclass(kind) else ()
+    return own + tuple(part for argument in typing.get_args(kind) for part in parts(argument))
+
+
+def _restored(kind: Any, content: Any) -> Any:
+    """A value of this type from JSON: lists are tuples, and objects the dataclass that they name."""
+    if isinstance(content, list):
+        return tuple(_restored(kind, item) for item in content)
+    if isinstance(content, Mapping):
+        for part in parts(kind):
+            if part.__name__ == content.get("type"):
+                return config_from_json(part, {name: value for name, value in content.items() if name != "type"})
+    return content
 
 
 def canonical(content: Any) -> str:

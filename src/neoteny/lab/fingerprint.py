@@ -17,20 +17,32 @@ from neoteny.lab.study import Experiment
 
 _ROOMS = ("networks", "tasks", "learners", "agents", "regularizers", "interventions", "probes", "training")
 
+_PACKAGE = Path(__file__).resolve().parent.parent
 
-def code_fingerprint(experiment: Experiment) -> dict[str, str]:
-    """File -> hash of its source: the library's computing rooms, and the files the experiment is in."""
-    package = Path(__file__).resolve().parent.parent
-    files = {str(path.relative_to(package)): path for room in _ROOMS for path in sorted((package / room).rglob("*.py"))}
-    files["lab/configs.py"] = package / "lab" / "configs.py"
+
+def own_files(experiment: Experiment) -> dict[str, Path]:
+    """Name -> path of the files an experiment is in, all those of its study's folder; empty for one typed at a
+    prompt.
+    """
+    files: dict[str, Path] = {}
     parts = (experiment.config, experiment.stream, experiment.learner, experiment.script, experiment.source)
     for path in {_source_file(part) for part in parts if part is not None} - {None}:
         assert path is not None
-        inside = path.is_relative_to(package)
+        inside = path.is_relative_to(_PACKAGE)
         # a study that is a folder is all its files
-        folder = inside and path.parent.parent == package / "studies"
+        folder = inside and path.parent.parent == _PACKAGE / "studies"
         for file in sorted(path.parent.glob("*.py")) if folder else (path,):
-            files[str(file.relative_to(package)) if inside else file.name] = file
+            files[str(file.relative_to(_PACKAGE)) if inside else file.name] = file
+    return files
+
+
+def code_fingerprint(experiment: Experiment) -> dict[str, str]:
+    """File -> hash of its source: the library's computing rooms, and the files the experiment is in."""
+    files = {
+        str(path.relative_to(_PACKAGE)): path for room in _ROOMS for path in sorted((_PACKAGE / room).rglob("*.py"))
+    }
+    files["lab/configs.py"] = _PACKAGE / "lab" / "configs.py"
+    files |= own_files(experiment)
     return {name: hashlib.sha256(path.read_bytes()).hexdigest()[:16] for name, path in sorted(files.items())}
 
 

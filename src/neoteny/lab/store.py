@@ -349,13 +349,17 @@ class PackStore:
         """The names under which `Save` kept something."""
         return tuple(urllib.parse.unquote(PurePosixPath(entry.path).stem) for entry in manifest.arrays)
 
-    def arrays(self, manifest: Manifest, save: str) -> dict[str, np.ndarray]:
-        """What `Save(save)` kept: path -> array (lanes, ...)."""
+    def entry(self, manifest: Manifest, save: str) -> FileEntry:
+        """The file that holds what `Save(save)` kept; StoreError naming the saves if there is none."""
         for entry in manifest.arrays:
             if entry.path == _save_path(save):
-                return _npz_arrays(self.read(entry))
+                return entry
         saves = ", ".join(self.saves(manifest)) or "none"
         raise StoreError(f"{self.directory} has no save {save!r}; it has {saves}")
+
+    def arrays(self, manifest: Manifest, save: str) -> dict[str, np.ndarray]:
+        """What `Save(save)` kept: path -> array (lanes, ...)."""
+        return _npz_arrays(self.read(self.entry(manifest, save)))
 
     def _write(self, path: str, content: bytes) -> FileEntry:
         target = self.directory / path

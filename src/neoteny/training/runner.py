@@ -327,9 +327,18 @@ class Runner:
         """Whether the save under this name keeps the whole learner state."""
         return self._save(name)[1]
 
+    @property
+    def saves(self) -> tuple[str, ...]:
+        """Names under which the script saves, those within branches as BRANCH/NAME."""
+        return tuple(self._save_places)
+
+    @property
+    def _save_places(self) -> dict[str, int]:
+        return {step.save_name: place for place, step in enumerate(self.steps) if isinstance(step.event, Save)}
+
     def _save(self, name: str) -> tuple[int, bool]:
         """Where the script saves under this name, and whether in full."""
-        saves = {step.save_name: place for place, step in enumerate(self.steps) if isinstance(step.event, Save)}
+        saves = self._save_places
         if name not in saves:
             raise KeyError(f"the script has no save {name!r}; it has {', '.join(saves) or 'none'}")
         event = self.steps[saves[name]].event

@@ -114,26 +114,36 @@ def source(config: AtariConfig) -> HostExperience:
 RECORDS = 5
 """Records of the training metrics between two evaluations."""
 
+SAVES = 5
+"""Networks are saved after so many equal parts of a run, or as near as evaluations are: `frames800000`."""
+
 
 def script(config: AtariConfig, tasks: tuple[AnyTask, ...]) -> tuple[Event, ...]:
     """Train and evaluate in turn; after `inject_at` frames an injected copy goes the same way first."""
     task = tasks[0]
     updates = config.evaluate_every // config.update_every
+    count = config.frames // config.evaluate_every
+    saved = {-(-count * part // SAVES) for part in range(1, SAVES + 1)}
 
-    def rounds(frames: int) -> tuple[Event, ...]:
-        one = (
-            Train(task, updates, record_every=max(1, updates // RECORDS)),
-            Evaluate(task, samples=config.episodes),
-        )
-        return one * (frames // config.evaluate_every)
+    def rounds(start: int, stop: int) -> tuple[Event, ...]:
+        """Between these frames."""
+        events: list[Event] = []
+        for number in range(start // config.evaluate_every + 1, stop // config.evaluate_every + 1):
+            events += [
+                Train(task, updates, record_every=max(1, updates // RECORDS)),
+                Evaluate(task, samples=config.episodes),
+            ]
+            if number in saved:
+                events.append(Save(f"frames{number * config.evaluate_every}"))
+        return tuple(events)
 
     if config.inject_at == 0:
-        return Switch(task), *rounds(config.frames)
+        return Switch(task), *rounds(0, config.frames)
     look = output_jump("before")
-    rest = rounds(config.frames - config.inject_at)
+    rest = rounds(config.inject_at, config.frames)
     return (
         Switch(task),
-        *rounds(config.inject_at),
+        *rounds(0, config.inject_at),
         Probe(dead_units, dormant_units, feature_rank, on=task, samples=512),
         Probe(weight_norm, on=task, samples=1),
         Save("before"),

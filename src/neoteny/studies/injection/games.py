@@ -19,7 +19,7 @@ from neoteny.tasks.environments import EnvironmentTask, environments
 from neoteny.tasks.experience import DeviceExperience, LinearEpsilon
 from neoteny.tasks.gymnax_environments import minatar
 from neoteny.tasks.streams import Stream
-from neoteny.training.events import Evaluate, Event, Fork, Intervene, Switch, Train
+from neoteny.training.events import Evaluate, Event, Fork, Intervene, Save, Switch, Train
 
 Game = Literal["asterix", "breakout", "freeway", "seaquest", "space_invaders"]
 
@@ -95,7 +95,9 @@ def updates_of(config) -> int:
 
 
 def games_script(config: GamesConfig, tasks: tuple[EnvironmentTask, ...]) -> tuple[Event, ...]:
-    """Four quarters; the first update comes after random steps alone, whose returns are recorded with it."""
+    """Four quarters, the networks saved after each (`quarter1`); the first update comes after random steps alone, whose
+    returns are recorded with it.
+    """
     (task,) = tasks
     quarter = updates_of(config) // 4
     every = tenth(quarter)  # the last of which is the final performance
@@ -104,13 +106,14 @@ def games_script(config: GamesConfig, tasks: tuple[EnvironmentTask, ...]) -> tup
         Train(task, 1, record_every=1),
         Train(task, quarter - 1, record_every=every),
     ]
-    for _ in QUARTERS:
+    for number in QUARTERS:
         events += [
             Evaluate(task, samples=config.episodes),
+            Save(f"quarter{number}"),
             Fork({"inject": (Intervene(Inject(GAME_HEAD)),)}, then=(Train(task, quarter, record_every=every),)),
             Train(task, quarter, record_every=every),
         ]
-    events.append(Evaluate(task, samples=config.episodes))
+    events += [Evaluate(task, samples=config.episodes), Save("quarter4")]
     return tuple(events)
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
 
 import numpy as np
 import polars as pl
 
+from neoteny.lab.configs import digest
 from neoteny.studies.rank.scripts import VARIANTS
 from neoteny.studies.rank.settings import LARGEST_VALUE, Config
 
@@ -25,9 +28,13 @@ FREE = ("objective", "activation", "learning_rate", "seed", *SET)
 """Fields the sweep varies; all others must have one value for a claim."""
 
 
+_RECIPE = re.compile(r"file (\{.*\}) ")
+"""A data set that another run recorded, as `_with_set` writes it."""
+
+
 def set_name(text: str) -> str:
     """A data set as a panel is called."""
-    level, noise, *more = text.split("|")
+    level, noise, *more = _RECIPE.sub(lambda found: f"recorded {digest(json.loads(found[1]))} ", text).split("|")
     words = {"catch": "Catch", "mountain_car": "MountainCar", "cartpole": "CartPole"}
     return f"{words.get(level, level)}, noise {float(noise):g}" + "".join(f", {each}" for each in more if each)
 
@@ -55,7 +62,8 @@ def series(frame: pl.DataFrame, experiment: str = "sweep") -> pl.DataFrame:
 
     rank, dead and constant are of the penultimate stage, NaN from the checkpoint on at which the lane had diverged.
     most: the largest possible rank, the smaller of the states it was measured on (seen_states) and units. return: mean
-    undiscounted, without action noise; score: normalised by the random policy's (0) and the behaviour's best (1). behaviour: its mean, likewise.
+    undiscounted, without action noise; score: normalised by the random policy's (0) and the behaviour's best (1).
+    behaviour: its mean, likewise.
     """
     rows = frame.filter(pl.col("experiment") == experiment)
     returned = _metric(rows, "return", "return", pl.col("task") == QUIET)

@@ -15,9 +15,9 @@ from neoteny.networks import Maker, Network, mlp, orthogonal
 from neoteny.networks.activations import elu, relu, tanh
 from neoteny.networks.network import Frozen
 from neoteny.networks.normalization import Norm
-from neoteny.studies.rank.settings import Config
+from neoteny.studies.rank.settings import Config, environment, limit
 from neoteny.tasks.experience import DeviceExperience
-from neoteny.tasks.transitions import LEVELS, OfflineSource
+from neoteny.tasks.transitions import OfflineSource
 
 ACTIVATIONS = {"relu": relu, "tanh": tanh, "elu": elu}
 
@@ -35,7 +35,7 @@ class FrozenFeatures:
 
 def maker(config: Config) -> Maker:
     """The MLP of a configuration; orthogonal weights of gain 1, whatever the activation."""
-    shown = LEVELS[config.level].environment.specification
+    shown = environment(config.level).specification
     made = mlp(
         shown.shape,
         [config.width] * config.depth,
@@ -67,5 +67,5 @@ def learner(config: Config) -> Learner:
 
 def source(config: Config) -> OfflineSource:
     """Shuffled minibatches; evaluated episodes are as long as the level's."""
-    limit = LEVELS[config.level].limit
-    return OfflineSource(config.batch, DeviceExperience(evaluation_epsilon=0.0, evaluation_limit=limit + 1))
+    playing = DeviceExperience(evaluation_epsilon=0.0, evaluation_limit=limit(config.level) + 1)
+    return OfflineSource(config.batch, playing)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from neoteny.errors import UsageError
 from neoteny.lab.configs import Lane, digest
+from neoteny.lab.recorded import Recording, written_once
 from neoteny.lab.throughput import cache_directory
 from neoteny.tasks.arrays import Arrays
+from neoteny.tasks.gymnax_environments import Gymnax, minatar
 from neoteny.tasks.streams import Stream
 from neoteny.tasks.transitions import (
     LEVELS,
@@ -24,6 +23,7 @@ from neoteny.tasks.transitions import (
     generate,
     load_npz,
     offline,
+    read_minari,
 )
 
 DELTAS = (0.05, 0.1)
@@ -41,9 +41,13 @@ RATES = (1e-5, 3.16e-5, 1e-4, 3.16e-4, 1e-3, 3.16e-3, 1e-2, 3.16e-2, 1e-1)
 LARGEST_VALUE = 1e6
 """A run whose values exceed it in size has diverged, as one with numbers that are not finite has."""
 
-LevelName = Literal["catch", "mountain_car", "cartpole"]
+LevelName = Literal["catch", "mountain_car", "cartpole", "asterix", "breakout", "freeway", "seaquest", "space_invaders"]
 ActivationName = Literal["relu", "tanh", "elu"]
 ObjectiveName = Literal["q", "bve", "bc"]
+
+
+GAME_LIMIT = 10_000
+"""Steps after which an evaluated episode of a MinAtar game is given up."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ class Config:
     data_episodes: int = 0  # recorded; 0: the level's own number
     data_seed: int = 0
     data_share: float = 1.0  # of the training episodes
-    file: str = ""  # an .npz of transitions of this level, instead of recording them
+    file: str | Recording = ""  # an .npz or Minari set of this level, or another run's, instead of recording it
     objective: ObjectiveName = "q"
     double: bool = True  # Q: the online network chooses the next action
     activation: ActivationName = "relu"
@@ -109,29 +113,38 @@ def recipe(config: Config) -> Recipe:
 def recorded(made: Recipe) -> TransitionSet:
     """The data of a recipe, made once on this machine and kept in the cache directory."""
     path = cache_directory() / "transitions" / f"{made.name}-{digest(asdict(made))}.npz"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = generate(made)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            written = Path(folder) / path.name
-            fresh.save(written)
-            with contextlib.suppress(FileExistsError):  # another process was first; its file counts
-                os.link(written, path)
-    return load_npz(path)
+    return written_once(path, lambda: generate(made))
 
 
 @functools.cache
 def _loaded(path: str, stamp: float) -> TransitionSet:
     del stamp
-    return load_npz(path)
+    folder = Path(path)
+    return read_minari(folder.parent, folder.name) if folder.is_dir() else load_npz(path)
 
 
 def transitions(config: Config) -> TransitionSet:
     """The recorded data of a configuration."""
-    if not config.file:
-        return recorded(recipe(config))
-    path = Path(config.file)
-    return _loaded(str(path), path.stat().st_mtime if path.is_file() else 0.0)
+    if isinstance(config.file, Recording):
+        return config.file.load()
+    if config.file:
+        path = Path(config.file)
+        return _loaded(str(path), path.stat().st_mtime if path.exists() else 0.0)
+    if config.level not in LEVELS:
+        raise UsageError(
+            f"{config.level} has no data of its own: play an agent with `neoteny record`, and give its --file"
+        )
+    return recorded(recipe(config))
+
+
+def environment(level: LevelName) -> Gymnax:
+    """Where the policies of a level are judged."""
+    return LEVELS[level].environment if level in LEVELS else minatar(level)
+
+
+def limit(level: LevelName) -> int:
+    """Steps of an episode at most."""
+    return LEVELS[level].limit if level in LEVELS else GAME_LIMIT
 
 
 @functools.cache
@@ -141,8 +154,8 @@ def _arrays(data: TransitionSet, action: str, share: float) -> Arrays:
 
 def stream(config: Config) -> Stream:
     """The recorded task; then its environment without noise and, if the data have some, with it."""
-    environment = LEVELS[config.level].environment
-    noisy = (NoisyActions(environment, config.noise),) if config.noise else ()
+    quiet = environment(config.level)
+    noisy = (NoisyActions(quiet, config.noise),) if config.noise else ()
     data = _arrays(transitions(config), config.action, config.data_share)
     states = min(config.states, len(data.splits["dev"]))
     if states < config.width and not config.allow_small_n:
@@ -150,4 +163,4 @@ def stream(config: Config) -> Stream:
             f"{data.name} has {states} states to measure the rank of {config.width} units on; record more episodes "
             "(--data-episodes), or say --allow-small-n True"
         )
-    return offline(data, (environment, *noisy))
+    return offline(data, (quiet, *noisy))

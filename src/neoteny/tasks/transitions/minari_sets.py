@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -66,7 +67,9 @@ def write_minari(data: TransitionSet, folder: Path | str, name: str) -> Path:
     byte = data.obs.dtype == np.uint8
     low, high = (0, 255) if byte else (-np.inf, np.inf)
     observation_space = spaces.Box(low, high, data.obs.shape[1:], data.obs.dtype.type)
-    with _folder(folder):
+    with _folder(folder), warnings.catch_warnings():
+        # of authors, code and environments that a data set of one's own need not name
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"minari\.")
         made = minari.create_dataset_from_buffers(
             name,
             [_episode(data, rows) for rows in _episodes(data)],
