@@ -35,7 +35,7 @@ from neoteny.studies.plasticity.agents import (
 from neoteny.studies.plasticity.figures import beside_the_paper
 from neoteny.studies.plasticity.games import ATARI, AtariConfig, GameConfig, game_learner, game_script, game_stream
 from neoteny.studies.plasticity.published import FINAL, RISE, published
-from neoteny.studies.plasticity.runs import compared, probed
+from neoteny.studies.plasticity.runs import compared, correlations, probed
 from neoteny.studies.plasticity.walk import WalkConfig, times
 from neoteny.studies.plasticity.walk import learner as walk_learner
 from neoteny.studies.plasticity.walk import script as walk_script
@@ -67,9 +67,10 @@ def agent(config: AgentConfig, experiment: str, rise: float, *, growth: float = 
 
     for number, step in enumerate((1, 1_000, 2_000)):
         final = 0.2 + rise * number / 2
-        for place, value in (("initial", 0.5), ("final", final), ("baseline", 0.5), ("diverged", 0.0)):
+        for place, value in (("initial", 0.7), ("final", final), ("baseline", 0.5), ("diverged", 0.0)):
             record(step, "plasticity", place, value)
         record(step, "output_sharpness", "all", 2.0 * np.exp(growth * number / 2))
+    record(2_000, "plasticity", "regret", final - 0.1)
     for (metric, place), value in (statistics or {}).items():
         record(2_000, metric, place, value)
     return rows
@@ -206,8 +207,12 @@ def test_the_rise_of_the_first_probe_is_zero_and_a_diverged_agent_learned_nothin
     died = frame.filter(pl.col("run") == lost).head(1)
     died = died.with_columns(metric=pl.lit("diverged"), step=pl.lit(500, died["step"].dtype))
     mine = probed(pl.concat([kept, died]), "interventions").filter(pl.col("run") == lost)
+    np.testing.assert_allclose(mine["initial"], [0.2, 0.2, 0.2])
     np.testing.assert_allclose(mine["final"], [0.2, 0.5, 0.5])
     np.testing.assert_allclose(mine["rise"], [0.0, 0.3, 0.3])
+    assert mine["regret"].null_count() == 3
+    regret = table.filter(pl.col("iteration") == 2).select(pl.col("regret") - pl.col("final")).to_series()
+    np.testing.assert_allclose(regret, -0.1)
 
 
 def test_comparisons_are_paired_by_seed():
@@ -241,24 +246,61 @@ def test_the_walk():
 STATISTICS = (("weight_norm", "all"), ("weight_rank", "all"), ("dead_units", "all"), ("feature_rank", "hidden2"))
 
 
+def following(signs):
+    """Statistics that go with the rise by the sign of the labels."""
+
+    def measured(rise, kind, rng):
+        return {name: signs[kind] * rise + rng.normal(scale=0.01) for name in STATISTICS}
+
+    return measured
+
+
 def test_signs_that_flip_and_signs_that_do_not():
-    def statistics(signs):
-        def measured(rise, kind, rng):
-            return {name: signs[kind] * rise + rng.normal(scale=0.01) for name in STATISTICS}
-
-        return measured
-
-    flipping = experiments(statistics=statistics({"true": 1, "random": -1}))
-    constant = experiments(statistics=statistics({"true": 1, "random": 1}))
+    flipping = experiments(statistics=following({"true": 1, "random": -1}))
+    constant = experiments(statistics=following({"true": 1, "random": 1}))
     nothing = experiments(statistics=lambda rise, kind, rng: {name: rng.normal() for name in STATISTICS})
     assert outcomes(flipping, "7") == ["holds"]
-    assert outcomes(constant, "7") == ["fails"]
     assert outcomes(nothing, "7") == ["inconclusive"]
-    one = experiments(labels=("true",), statistics=statistics({"true": 1}))
-    assert outcomes(one, "7") == ["inconclusive"], "one setting cannot have two signs, nor the same in all"
+    assert outcomes(constant, "7") == ["inconclusive"], "two settings are few"
+    sparse = experiments(labels=("true",), goal="sparse", statistics=following({"true": 1}))
+    assert outcomes(pl.concat([constant, sparse]), "7") == ["fails"]
     signs = [part["parts"][0]["measured"] for part in verdicts(flipping)["UPL-7"]["parts"]]
     assert len(signs) == 4
     assert all(sign < -0.9 for sign in signs)
+
+
+def test_one_statistic_of_one_sign_is_enough_to_fail_and_one_without_a_flip_to_decide_nothing():
+    def one_constant(rise, kind, rng):
+        return {**following({"true": 1, "random": -1})(rise, kind, rng), STATISTICS[1]: rise}
+
+    def frame(statistics):
+        parts = [experiments(statistics=statistics), experiments(goal="sparse", statistics=statistics)]
+        return pl.concat(parts)
+
+    assert outcomes(frame(one_constant), "7") == ["fails"]
+
+    def one_unrelated(rise, kind, rng):
+        return {**one_constant(rise, kind, rng), STATISTICS[1]: rng.normal()}
+
+    assert outcomes(frame(one_unrelated), "7") == ["inconclusive"]
+
+
+def test_agents_of_one_correlation_are_alike_and_count_once():
+    frame = experiments(labels=("true",), statistics=following({"true": 1}))
+    wider = experiments(labels=("true",), width=256, statistics=following({"true": -1}))
+    again = frame.with_columns(pl.lit("falsification").alias("experiment"), pl.lit("again ") + pl.col("run"))
+    found = correlations(pl.concat([frame, wider, again]))
+    assert list(found["weight_norm"]) == [
+        "mnist_digits, mlp, true labels, adam, width 128",
+        "mnist_digits, mlp, true labels, adam, width 256",
+    ]
+    narrow, wide = found["weight_norm"].values()
+    assert (narrow.value > 0.9, wide.value < -0.9) == (True, True)
+    alone = correlations(frame)["weight_norm"]["mnist_digits, mlp, true labels, adam"]
+    assert narrow == alone, "the same agents in two experiments are not twice as many"
+    few = frame.filter((pl.col("seed") < 5) & (pl.col("treatment") == "none") & (pl.col("output") == "scalar"))
+    assert correlations(few)["weight_norm"] == {}, "five agents are too few"
+    assert outcomes(few, "7") == ["not_run"]
 
 
 def test_width():
@@ -298,8 +340,10 @@ def test_figures_tables_and_summary_of_every_part():
     header, rows = beside_the_paper(parts[0])
     assert len(rows) == 2 * len(AS_CLAIMED)
     row = next(dict(zip(header, row, strict=True)) for row in rows if row[1] == "layer norm")
-    assert (row["paper: final"], row["paper: rise"]) == ("0.60", "0.43")
+    assert (row["paper: initial"], row["paper: final"], row["paper: rise"]) == ("-", "0.60", "0.43")
+    assert row["initial"] == "0.20 ± 0.00"
     assert float(row["rise"].split(" ± ")[0]) == pytest.approx(0.2, abs=0.02)
+    assert float(row["regret"].split(" ± ")[0]) == pytest.approx(0.3, abs=0.02)
     assert beside_the_paper(parts[1]) is None
 
 
@@ -455,7 +499,7 @@ def test_every_preset_resolves(preset):
         == {
             "smoke": {"case1", "remedies", "games"} | agents,
             "demo": {"case1", "remedies"},
-            "quick": {"case1", "remedies", "combined"} | agents,
+            "quick": {"case1", "remedies", "combined", "falsification"} | agents,
             "quick_full": {"case1"},
             "minatar": {"games"},
             "paper": {"case1", "remedies", "combined", "falsification", "games", "atari"} | agents,

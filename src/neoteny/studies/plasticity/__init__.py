@@ -66,7 +66,7 @@ def _told_of_agents(frame: pl.DataFrame) -> list[str]:
     told = []
     for setting, part in table.partition_by(*SETTING, as_dict=True, maintain_order=True).items():
         means = part.group_by("treatment", "output", maintain_order=True).agg(
-            pl.col("initial").mean(), pl.col("final").mean(), pl.col("rise").mean()
+            pl.col("final").mean(), pl.col("rise").mean()
         )
         ranked = [
             f"{NAMES[row['treatment'], row['output']]} {row['rise']:+.2f} (to {row['final']:.2f})"

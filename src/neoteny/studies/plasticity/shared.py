@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from neoteny.learners.values import Scalar
 from neoteny.studies.plasticity.labels import images
 from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.experience import DeviceExperience, LinearEpsilon
@@ -15,6 +16,9 @@ DISCOUNT = 0.99
 
 TARGET_PERIOD = 1_000
 """Updates between copies of the target network (section 5.1 of the paper; its appendix has other numbers)."""
+
+SQUARED = Scalar(bound=None, scale=1.0)
+"""The paper's TD loss: the whole squared error, without a bound (section 2)."""
 
 
 def check_positive(config: Any, *names: str) -> None:
