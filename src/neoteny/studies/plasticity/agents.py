@@ -186,15 +186,19 @@ class ProbeTask:
         )
 
 
-STATISTICS = (dead_units, dormant_units, feature_rank, effective_rank, numerical_rank)
-"""Of the features of as many observations as there are in the probe."""
+UNIT_SAMPLES = 5_000
+"""Observations on which an MLP's dead units are counted, since fewer overstate. The feature maps of other networks are
+too large for so many.
+"""
 
 
 def looks(config: AgentConfig, task: EnvironmentTask, *, last: bool = False) -> tuple[Event, ...]:
     """The probe task, and what might explain its result; the last time beside a fresh network on the same targets."""
     fitted = ProbeTask(config.probe_targets, config.probe_steps, config.batch, fresh=last)
+    counted = UNIT_SAMPLES if config.network == "mlp" else config.probe_samples
     return (
-        Probe(*STATISTICS, on=task, samples=config.probe_samples),
+        Probe(dead_units, dormant_units, on=task, samples=counted),
+        Probe(feature_rank, effective_rank, numerical_rank, on=task, samples=config.probe_samples),
         Probe(weight_norm, weight_rank, on=task, samples=1),
         Probe(output_sharpness, on=task, samples=min(512, config.probe_samples)),
         Probe(ViewProbe("plasticity", fitted), on=task, samples=config.probe_samples),

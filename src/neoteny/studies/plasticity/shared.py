@@ -44,10 +44,13 @@ def pooled(name: str, side: int) -> Arrays:
 
 
 def source(config: Any) -> DeviceExperience:
-    """One step an update, epsilon-greedy; the first steps are random and fill a tenth of the replay."""
+    """One step an update, epsilon-greedy; the first steps are random and fill the replay.
+
+    A replay that still fills would show the first probe fewer images than the later ones, and fewer are easier to fit.
+    """
     return DeviceExperience(
         batch_size=config.batch,
-        learning_starts=max(2, config.capacity // 10),
+        learning_starts=config.capacity,
         capacity=config.capacity,
         discount=DISCOUNT,
         epsilon=LinearEpsilon(config.epsilon, config.epsilon, 1),
