@@ -22,6 +22,7 @@ from neoteny.lab import configs
 from neoteny.lab.plan import Request, make_plan
 from neoteny.learners import Transitions, dqn
 from neoteny.networks import BatchNorm, LayerNorm, SpectralNorm, resnet
+from neoteny.studies.games import minatar_stream
 from neoteny.studies.plasticity import CLAIMS, STUDY, summary
 from neoteny.studies.plasticity.agents import (
     TREATMENTS,
@@ -33,7 +34,7 @@ from neoteny.studies.plasticity.agents import (
     values,
 )
 from neoteny.studies.plasticity.figures import beside_the_paper
-from neoteny.studies.plasticity.games import ATARI, AtariConfig, GameConfig, game_learner, game_script, game_stream
+from neoteny.studies.plasticity.games import ATARI, AtariConfig, GameConfig, game_learner, game_script
 from neoteny.studies.plasticity.published import FINAL, RISE, published
 from neoteny.studies.plasticity.runs import compared, correlations, probed
 from neoteny.studies.plasticity.walk import WalkConfig, times
@@ -528,5 +529,5 @@ def test_nothing_but_the_norm_differs_between_games():
     ]
     added = [len(jax.tree.leaves(network)) for network in networks]
     assert added[0] - added[1] == 4  # scale and bias of two hidden layers
-    events = game_script(with_norm, tuple(game_stream(with_norm)))
+    events = game_script(with_norm, tuple(minatar_stream(with_norm)))
     assert sum(event.steps for event in events if isinstance(event, Train)) == 1_000

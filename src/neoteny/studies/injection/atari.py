@@ -17,11 +17,11 @@ from neoteny.lab.configs import Lane
 from neoteny.lab.study import Experiment, StudyFigure
 from neoteny.learners.learner import Learner
 from neoteny.probes import dead_units, dormant_units, feature_rank, weight_norm
+from neoteny.studies.games import atari_agent, atari_learner, atari_rounds, atari_stream
 from neoteny.studies.injection.relabel import PARAMETERS, output_jump
-from neoteny.tasks.environments import environments
 from neoteny.tasks.host_experience import HostExperience
 from neoteny.tasks.streams import Stream
-from neoteny.training.events import AnyTask, Evaluate, Event, Fork, Intervene, Probe, Save, Switch, Train
+from neoteny.training.events import AnyTask, Event, Fork, Intervene, Probe, Save, Switch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,31 +79,24 @@ class AtariConfig:
 
 def agent(config: Any) -> AtariDQN:
     """DQN Zoo's agent with what the configuration says."""
-    return AtariDQN(
-        width=config.width,
-        batch=config.batch,
-        replay=config.replay,
-        learning_starts=config.learning_starts,
+    return replace(
+        atari_agent(config),
         period=config.update_every // (FRAME_SKIP * config.envs),
         envs=config.envs,
         target_period=config.target_every // config.update_every,
-        epsilon_end=config.epsilon_end,
-        epsilon_steps=config.exploration // FRAME_SKIP,
         evaluation_limit=config.evaluation_limit,
         sticky=config.sticky,
-        segment=config.segment // FRAME_SKIP,
     )
 
 
 def stream(config: AtariConfig) -> Stream:
     """The game."""
-    return environments([agent(config).environment(config.game)])
+    return atari_stream(config, agent(config))
 
 
 def learner(config: AtariConfig) -> Learner:
     """Double DQN on the Nature network."""
-    actions = agent(config).environment(config.game).specification.actions
-    return replace(agent(config), learning_rate=config.learning_rate).learner(actions)
+    return atari_learner(config, agent(config))
 
 
 def source(config: AtariConfig) -> HostExperience:
@@ -111,21 +104,12 @@ def source(config: AtariConfig) -> HostExperience:
     return agent(config).source()
 
 
-RECORDS = 5
-"""Records of the training metrics between two evaluations."""
-
-
 def script(config: AtariConfig, tasks: tuple[AnyTask, ...]) -> tuple[Event, ...]:
     """Train and evaluate in turn; after `inject_at` frames an injected copy goes the same way first."""
     task = tasks[0]
-    updates = config.evaluate_every // config.update_every
 
     def rounds(frames: int) -> tuple[Event, ...]:
-        one = (
-            Train(task, updates, record_every=max(1, updates // RECORDS)),
-            Evaluate(task, samples=config.episodes),
-        )
-        return one * (frames // config.evaluate_every)
+        return atari_rounds(config, task, frames, frames_an_update=config.update_every)
 
     if config.inject_at == 0:
         return Switch(task), *rounds(config.frames)
