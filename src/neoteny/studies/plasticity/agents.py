@@ -292,7 +292,7 @@ def combined_axes(preset: str) -> dict | list[dict]:
         return []
     sizes = {**SIZES[preset], "output": ("two_hot",), "treatment": MAIN}
     if preset == "quick":
-        return {**sizes, "treatment": ("layer_norm",)}
+        return {**sizes, "treatment": ("layer_norm",), "seed": (0, 1, 2)}
     both = {"data": ("mnist", "cifar10"), "labels": EASY_AND_HARD}
     bare = ("reset_last", "shrink_perturb", "weight_decay", "reset_optimizer")
     return [
@@ -320,7 +320,7 @@ def falsification_axes(preset: str) -> dict | list[dict]:
     the settings of `interventions`, on smaller images, with the treatments that differ most.
     """
     if preset == "quick":
-        few = ("none", "layer_norm", "reset_last", "shrink_perturb")
+        few = ("none", "layer_norm", "shrink_perturb")
         small = {**SIZES["quick"], "pool": (2,), "probe_every": (20,), "treatment": few}
         return [{**small, "goal": ("sparse",)}, {**small, **SGD}]
     if preset != "paper":

@@ -103,7 +103,7 @@ SIZES: dict[str, dict[str, tuple]] = {
         "seed": (0, 1),
     },
     "demo": {"width": (128,), "batch": (128,), "tasks": (10,), "steps_per_task": (500,), "seed": tuple(range(4))},
-    "quick": {"seed": tuple(range(5))},
+    "quick": {"tasks": (12,), "seed": tuple(range(5))},
     "quick_full": {"width": (1024,), "batch": (512,), "tasks": (20,), "seed": tuple(range(5))},
     "paper": {"width": (1024,), "batch": (512,), "tasks": (30,), "steps_per_task": (3_000,), "seed": tuple(range(5))},
 }
