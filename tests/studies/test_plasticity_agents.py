@@ -27,6 +27,7 @@ from neoteny.studies.plasticity import CLAIMS, STUDY, summary
 from neoteny.studies.plasticity.agents import (
     TREATMENTS,
     AgentConfig,
+    interventions,
     learner,
     maker,
     script,
@@ -42,6 +43,7 @@ from neoteny.studies.plasticity.walk import learner as walk_learner
 from neoteny.studies.plasticity.walk import script as walk_script
 from neoteny.studies.plasticity.walk import stream as walk_stream
 from neoteny.training import Intervene, Probe, Train
+from neoteny.training.runner import Runner
 
 SEEDS = 8
 BASE = AgentConfig(width=128, iterations=2, probe_every=1, updates=1_000)
@@ -429,6 +431,28 @@ def test_looks_come_before_changes_and_every_copy_of_the_target_is_followed():
     assert list(dict.fromkeys(seen)) == [
         (1, "look"), (10, "change"), (20, "look"), (20, "change"), (30, "change"), (40, "look"),
     ]  # fmt: skip
+
+
+def test_agents_learn_alike_whether_they_are_looked_at_or_not_and_end_beside_a_fresh_network():
+    config = replace(TINY, treatment="reset_last", target_period=20, probe_every=4)
+
+    def bare(config, tasks):
+        return tuple(event for event in script(config, tasks) if not isinstance(event, Probe))
+
+    found = []
+    for experiment in (interventions, replace(interventions, script=bare)):
+        runner = Runner(experiment, [replace(config, seed=seed) for seed in range(2)], ["zero", "one"])
+        records = [record for tick in runner.ticks() for record in tick.records]
+        arrays = {name: array for name, array in runner.arrays().items() if "learner" in name or "source" in name}
+        found.append((records, arrays))
+    (looked, one), (_, other) = found
+    assert one.keys() == other.keys()
+    assert any("online" in name for name in one)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    places = {(record.step, record.place) for record in looked if record.metric == "plasticity"}
+    usual = {"initial", "final", "baseline", "diverged"}
+    assert places == {(step, place) for step in (1, 40) for place in usual} | {(40, "regret")}
 
 
 @pytest.mark.parametrize("network", ["cnn", "vit"])
