@@ -26,7 +26,8 @@ DEFAULT, B2, ROOT, TUNED = (0.999, 0.0), (0.9, 0.0), (0.999, 1e-3), (0.9, 1e-3)
 
 
 def verdict(frame: pl.DataFrame, claim: str) -> dict:
-    return next(found for found in evaluate(CLAIMS, frame) if found["id"] == f"UPL-{claim}")
+    (found,) = evaluate([each for each in CLAIMS if each.id == f"UPL-{claim}"], frame)
+    return found
 
 
 def outcome(frame: pl.DataFrame, claim: str) -> str:
