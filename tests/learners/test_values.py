@@ -65,7 +65,9 @@ def test_expected_values_are_means_over_the_support():
     assert Scalar().outputs(3) == 3
 
 
-@pytest.mark.parametrize("make", [lambda: Scalar(0.0), lambda: TwoHot(1.0, 1.0), lambda: Categorical(0.0, 1.0, 1)])
+@pytest.mark.parametrize(
+    "make", [lambda: Scalar(0.0), lambda: Scalar(scale=0.0), lambda: TwoHot(1.0, 1.0), lambda: Categorical(0.0, 1.0, 1)]
+)
 def test_supports_that_cannot_be_are_refused(make):
     with pytest.raises(ValueError, match=r"must be positive|from low to high|at least 2 bins"):
         make()
@@ -98,3 +100,14 @@ def test_regression_is_each_form_s_own_loss_on_given_numbers():
         target = np.zeros(BINS)
         shared_out(targets[row, action], 1.0, target)
         assert losses[row, action] == pytest.approx(-target @ np.log(softmax(logits[row, action])), rel=1e-5)
+
+
+@pytest.mark.parametrize(("bound", "scale"), [(None, 0.5), (None, 1.0), (1.0, 0.5), (0.5, 1.0)])
+def test_scalars_are_fitted_by_so_many_times_the_squared_error_up_to_the_bound(bound, scale):
+    chosen, rewards = jnp.asarray([0.0, 0.0, 0.0]), jnp.asarray([0.25, -0.5, 3.0])
+    losses, errors = Scalar(bound, scale).loss(chosen, rewards, jnp.zeros(3), chosen)
+    np.testing.assert_allclose(errors, rewards)
+    limit = np.inf if bound is None else bound
+    for loss, error in zip(losses, np.abs(np.asarray(rewards)), strict=True):
+        expected = error**2 if error <= limit else limit * (2 * error - limit)
+        assert float(loss) == pytest.approx(scale * expected)

@@ -246,6 +246,12 @@ def test_regret_is_the_difference_of_finals_on_the_same_functions():
     for index in range(3):
         omega = MAKER(jax.random.fold_in(jax.random.fold_in(KEY, zlib.crc32(b"targets")), index))
         assert not np.array_equal(omega.stages[1].weight, fresh.stages[1].weight)
+    view = View(network, squared, optax.sgd(0.1), lambda n, x: n(x).stages, MAKER)
+    beside = eqx.filter_jit(
+        lambda v: view_plasticity(v, Batch(INPUTS, INPUTS[:, :2]), KEY, targets=3, steps=20, fresh=True)
+    )(view)
+    np.testing.assert_allclose(beside["regret"], value, atol=1e-6)
+    np.testing.assert_allclose(beside["final"], descend(network).final, atol=1e-6)
 
 
 def test_view_probe_equals_the_function_and_lanes_equal_runs_alone():

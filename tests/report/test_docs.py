@@ -12,6 +12,7 @@ from neoteny.cli import main
 from neoteny.errors import UsageError
 from neoteny.lab.results import read, timed_packs
 from neoteny.lab.study import StudyTable
+from neoteny.report.assemble import write_report
 from neoteny.report.docs import write_docs
 
 PAGE = "# tiny\n\nA question.\n\n<!-- results: tiny -->\nNot generated yet.\n<!-- /results: tiny -->\n\nAfter.\n"
@@ -72,6 +73,11 @@ def test_tables_stand_after_the_verdicts_where_their_records_are(tiny, finished,
     assert f"**Runs.** How many.\n\n| runs | a\\|b |\n| --- | --- |\n| {runs} | &lt;x> |\n" in text
     assert "Nothing" not in text
     assert text.index("| claim | quantity |") < text.index("**Runs.**")
+    page = write_report(finished, dataclasses.replace(tiny.STUDY, tables=tables))[0].read_text()
+    assert "<h2>Runs</h2>\n<p>How many.</p>" in page
+    assert f"<td>{runs}</td><td>&lt;x&gt;</td>" in page
+    assert "Nothing" not in page
+    assert page.index('id="verdicts"') < page.index("<h2>Runs</h2>") < page.index('id="figures"')
 
 
 def test_claims_about_speed_are_judged_by_the_timings(tiny, finished, docs):

@@ -143,7 +143,7 @@ def test_presets_resolve_to_the_factorial(preset):
     width = {"smoke": 16, "demo": 128, "quick": 512, "quick_full": 1024, "paper": 1024}[preset]
     assert {r.config.width for r in plan.runs.values()} == {width}
     remedies = {r.config.remedy for r in plan.runs.values() if r.experiment == "remedies"}
-    expected = {"smoke": 2, "demo": 2, "quick": 3, "quick_full": 0}.get(preset, len(REMEDIES) - 1)
+    expected = {"smoke": 2, "demo": 2, "quick": 1, "quick_full": 0}.get(preset, len(REMEDIES) - 1)
     assert len(remedies) == expected
     if preset == "quick_full":
         assert settings == {(0.999, 0.0), (0.9, 1e-3)}
@@ -227,6 +227,13 @@ def test_every_remedy_changes_what_it_says(remedy):
     view, bare_view = made.view(state), plain.view(bare)
     differs = float(view.loss(view.network, batch, None)) != float(bare_view.loss(bare_view.network, batch, None))
     assert differs == (remedy in ("l2", "layer_norm")), "l2_to_init is zero at the start"
+    name, states = "head", (made.init(jax.random.key(0)), plain.init(jax.random.key(0)))
+    moved = [
+        np.asarray(each.update(state, batch, jax.random.key(1))[0].networks["online"].stage(name).bias)
+        for each, state in zip((made, plain), states, strict=True)
+    ]
+    ratio = np.abs(moved[0]).mean() / np.abs(moved[1]).mean()
+    assert ratio == pytest.approx(1 / 3 if remedy == "third_rate" else 1, rel=0.05)
 
 
 def test_until_fitted_bounds_the_task():

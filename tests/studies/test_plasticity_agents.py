@@ -22,10 +22,12 @@ from neoteny.lab import configs
 from neoteny.lab.plan import Request, make_plan
 from neoteny.learners import Transitions, dqn
 from neoteny.networks import BatchNorm, LayerNorm, SpectralNorm, resnet
+from neoteny.studies.games import minatar_stream
 from neoteny.studies.plasticity import CLAIMS, STUDY, summary
 from neoteny.studies.plasticity.agents import (
     TREATMENTS,
     AgentConfig,
+    interventions,
     learner,
     maker,
     script,
@@ -33,14 +35,15 @@ from neoteny.studies.plasticity.agents import (
     values,
 )
 from neoteny.studies.plasticity.figures import beside_the_paper
-from neoteny.studies.plasticity.games import ATARI, AtariConfig, GameConfig, game_learner, game_script, game_stream
+from neoteny.studies.plasticity.games import ATARI, AtariConfig, GameConfig, game_learner, game_script
 from neoteny.studies.plasticity.published import FINAL, RISE, published
-from neoteny.studies.plasticity.runs import compared, probed
+from neoteny.studies.plasticity.runs import compared, correlations, probed
 from neoteny.studies.plasticity.walk import WalkConfig, times
 from neoteny.studies.plasticity.walk import learner as walk_learner
 from neoteny.studies.plasticity.walk import script as walk_script
 from neoteny.studies.plasticity.walk import stream as walk_stream
 from neoteny.training import Intervene, Probe, Train
+from neoteny.training.runner import Runner
 
 SEEDS = 8
 BASE = AgentConfig(width=128, iterations=2, probe_every=1, updates=1_000)
@@ -67,9 +70,10 @@ def agent(config: AgentConfig, experiment: str, rise: float, *, growth: float = 
 
     for number, step in enumerate((1, 1_000, 2_000)):
         final = 0.2 + rise * number / 2
-        for place, value in (("initial", 0.5), ("final", final), ("baseline", 0.5), ("diverged", 0.0)):
+        for place, value in (("initial", 0.7), ("final", final), ("baseline", 0.5), ("diverged", 0.0)):
             record(step, "plasticity", place, value)
         record(step, "output_sharpness", "all", 2.0 * np.exp(growth * number / 2))
+    record(2_000, "plasticity", "regret", final - 0.1)
     for (metric, place), value in (statistics or {}).items():
         record(2_000, metric, place, value)
     return rows
@@ -206,8 +210,12 @@ def test_the_rise_of_the_first_probe_is_zero_and_a_diverged_agent_learned_nothin
     died = frame.filter(pl.col("run") == lost).head(1)
     died = died.with_columns(metric=pl.lit("diverged"), step=pl.lit(500, died["step"].dtype))
     mine = probed(pl.concat([kept, died]), "interventions").filter(pl.col("run") == lost)
+    np.testing.assert_allclose(mine["initial"], [0.2, 0.2, 0.2])
     np.testing.assert_allclose(mine["final"], [0.2, 0.5, 0.5])
     np.testing.assert_allclose(mine["rise"], [0.0, 0.3, 0.3])
+    assert mine["regret"].null_count() == 3
+    regret = table.filter(pl.col("iteration") == 2).select(pl.col("regret") - pl.col("final")).to_series()
+    np.testing.assert_allclose(regret, -0.1)
 
 
 def test_comparisons_are_paired_by_seed():
@@ -241,24 +249,61 @@ def test_the_walk():
 STATISTICS = (("weight_norm", "all"), ("weight_rank", "all"), ("dead_units", "all"), ("feature_rank", "hidden2"))
 
 
+def following(signs):
+    """Statistics that go with the rise by the sign of the labels."""
+
+    def measured(rise, kind, rng):
+        return {name: signs[kind] * rise + rng.normal(scale=0.01) for name in STATISTICS}
+
+    return measured
+
+
 def test_signs_that_flip_and_signs_that_do_not():
-    def statistics(signs):
-        def measured(rise, kind, rng):
-            return {name: signs[kind] * rise + rng.normal(scale=0.01) for name in STATISTICS}
-
-        return measured
-
-    flipping = experiments(statistics=statistics({"true": 1, "random": -1}))
-    constant = experiments(statistics=statistics({"true": 1, "random": 1}))
+    flipping = experiments(statistics=following({"true": 1, "random": -1}))
+    constant = experiments(statistics=following({"true": 1, "random": 1}))
     nothing = experiments(statistics=lambda rise, kind, rng: {name: rng.normal() for name in STATISTICS})
     assert outcomes(flipping, "7") == ["holds"]
-    assert outcomes(constant, "7") == ["fails"]
     assert outcomes(nothing, "7") == ["inconclusive"]
-    one = experiments(labels=("true",), statistics=statistics({"true": 1}))
-    assert outcomes(one, "7") == ["inconclusive"], "one setting cannot have two signs, nor the same in all"
+    assert outcomes(constant, "7") == ["inconclusive"], "two settings are few"
+    sparse = experiments(labels=("true",), goal="sparse", statistics=following({"true": 1}))
+    assert outcomes(pl.concat([constant, sparse]), "7") == ["fails"]
     signs = [part["parts"][0]["measured"] for part in verdicts(flipping)["UPL-7"]["parts"]]
     assert len(signs) == 4
     assert all(sign < -0.9 for sign in signs)
+
+
+def test_one_statistic_of_one_sign_is_enough_to_fail_and_one_without_a_flip_to_decide_nothing():
+    def one_constant(rise, kind, rng):
+        return {**following({"true": 1, "random": -1})(rise, kind, rng), STATISTICS[1]: rise}
+
+    def frame(statistics):
+        parts = [experiments(statistics=statistics), experiments(goal="sparse", statistics=statistics)]
+        return pl.concat(parts)
+
+    assert outcomes(frame(one_constant), "7") == ["fails"]
+
+    def one_unrelated(rise, kind, rng):
+        return {**one_constant(rise, kind, rng), STATISTICS[1]: rng.normal()}
+
+    assert outcomes(frame(one_unrelated), "7") == ["inconclusive"]
+
+
+def test_agents_of_one_correlation_are_alike_and_count_once():
+    frame = experiments(labels=("true",), statistics=following({"true": 1}))
+    wider = experiments(labels=("true",), width=256, statistics=following({"true": -1}))
+    again = frame.with_columns(pl.lit("falsification").alias("experiment"), pl.lit("again ") + pl.col("run"))
+    found = correlations(pl.concat([frame, wider, again]))
+    assert list(found["weight_norm"]) == [
+        "mnist_digits, mlp, true labels, adam, width 128",
+        "mnist_digits, mlp, true labels, adam, width 256",
+    ]
+    narrow, wide = found["weight_norm"].values()
+    assert (narrow.value > 0.9, wide.value < -0.9) == (True, True)
+    alone = correlations(frame)["weight_norm"]["mnist_digits, mlp, true labels, adam"]
+    assert narrow == alone, "the same agents in two experiments are not twice as many"
+    few = frame.filter((pl.col("seed") < 5) & (pl.col("treatment") == "none") & (pl.col("output") == "scalar"))
+    assert correlations(few)["weight_norm"] == {}, "five agents are too few"
+    assert outcomes(few, "7") == ["not_run"]
 
 
 def test_width():
@@ -298,8 +343,10 @@ def test_figures_tables_and_summary_of_every_part():
     header, rows = beside_the_paper(parts[0])
     assert len(rows) == 2 * len(AS_CLAIMED)
     row = next(dict(zip(header, row, strict=True)) for row in rows if row[1] == "layer norm")
-    assert (row["paper: final"], row["paper: rise"]) == ("0.60", "0.43")
+    assert (row["paper: initial"], row["paper: final"], row["paper: rise"]) == ("-", "0.60", "0.43")
+    assert row["initial"] == "0.20 ± 0.00"
     assert float(row["rise"].split(" ± ")[0]) == pytest.approx(0.2, abs=0.02)
+    assert float(row["regret"].split(" ± ")[0]) == pytest.approx(0.3, abs=0.02)
     assert beside_the_paper(parts[1]) is None
 
 
@@ -386,6 +433,28 @@ def test_looks_come_before_changes_and_every_copy_of_the_target_is_followed():
     ]  # fmt: skip
 
 
+def test_agents_learn_alike_whether_they_are_looked_at_or_not_and_end_beside_a_fresh_network():
+    config = replace(TINY, treatment="reset_last", target_period=20, probe_every=4)
+
+    def bare(config, tasks):
+        return tuple(event for event in script(config, tasks) if not isinstance(event, Probe))
+
+    found = []
+    for experiment in (interventions, replace(interventions, script=bare)):
+        runner = Runner(experiment, [replace(config, seed=seed) for seed in range(2)], ["zero", "one"])
+        records = [record for tick in runner.ticks() for record in tick.records]
+        arrays = {name: array for name, array in runner.arrays().items() if "learner" in name or "source" in name}
+        found.append((records, arrays))
+    (looked, one), (_, other) = found
+    assert one.keys() == other.keys()
+    assert any("online" in name for name in one)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    places = {(record.step, record.place) for record in looked if record.metric == "plasticity"}
+    usual = {"initial", "final", "baseline", "diverged"}
+    assert places == {(step, place) for step in (1, 40) for place in usual} | {(40, "regret")}
+
+
 @pytest.mark.parametrize("network", ["cnn", "vit"])
 def test_small_networks_of_the_paper_learn_by_q_learning(network):
     config = replace(TINY, network=network)
@@ -455,7 +524,7 @@ def test_every_preset_resolves(preset):
         == {
             "smoke": {"case1", "remedies", "games"} | agents,
             "demo": {"case1", "remedies"},
-            "quick": {"case1", "remedies", "combined"} | agents,
+            "quick": {"case1", "remedies", "combined", "falsification"} | agents,
             "quick_full": {"case1"},
             "minatar": {"games"},
             "paper": {"case1", "remedies", "combined", "falsification", "games", "atari"} | agents,
@@ -484,5 +553,5 @@ def test_nothing_but_the_norm_differs_between_games():
     ]
     added = [len(jax.tree.leaves(network)) for network in networks]
     assert added[0] - added[1] == 4  # scale and bias of two hidden layers
-    events = game_script(with_norm, tuple(game_stream(with_norm)))
+    events = game_script(with_norm, tuple(minatar_stream(with_norm)))
     assert sum(event.steps for event in events if isinstance(event, Train)) == 1_000

@@ -88,7 +88,7 @@ class Study:
     summary: Callable[[pl.DataFrame], tuple[str, ...]] | None = None
     """Paragraphs that answer the question from the records, shown at the top of the report."""
     tables: tuple[StudyTable, ...] = ()
-    """Shown on the study's page of the documentation, after the verdicts."""
+    """Shown after the verdicts, in the report and on the study's page of the documentation."""
 
     def experiment(self, name: str) -> Experiment:
         """The experiment of this name; KeyError naming those there are."""

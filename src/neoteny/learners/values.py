@@ -43,17 +43,20 @@ class Values(abc.ABC):
 
 @dataclass(frozen=True)
 class Scalar(Values):
-    """One number an action, fitted by half the squared error.
+    """One number an action, fitted by `scale` times the squared error.
 
-    bound: beyond it the error counts linearly (Huber), that is, the gradient by the error is clipped to +-bound; DQN
-    Zoo's clipping of a batch's mean gradient to 1/32 at batch size 32 is a bound of 1. None: never.
+    bound: beyond it the error counts linearly (Huber), that is, the gradient by the error is clipped to +-bound, times
+    2 * scale; DQN Zoo's clipping of a batch's mean gradient to 1/32 at batch size 32 is a bound of 1. None: never.
     """
 
     bound: float | None = 1.0
+    scale: float = 0.5
 
     def __post_init__(self):
         if self.bound is not None and not self.bound > 0:
             raise ValueError(f"bound of the TD error must be positive or None, not {self.bound}")
+        if not self.scale > 0:
+            raise ValueError(f"scale of the squared TD error must be positive, not {self.scale}")
 
     def outputs(self, actions):
         return actions
@@ -67,8 +70,8 @@ class Scalar(Values):
     def loss(self, chosen, rewards, discounts, following):
         error = rewards + discounts * jax.lax.stop_gradient(following) - chosen
         if self.bound is None:
-            return 0.5 * jnp.square(error), error
-        return optax.huber_loss(error, delta=self.bound), error
+            return self.scale * jnp.square(error), error
+        return 2 * self.scale * optax.huber_loss(error, delta=self.bound), error
 
     def regression(self, by_action, targets):
         return jnp.square(by_action - targets)

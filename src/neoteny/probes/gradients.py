@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,7 +20,7 @@ CLUSTERS = 10
 """Of the rows of a matrix of cosines, for display (Lyle et al. 2023, figure 2)."""
 
 ROUNDS = 50
-"""Of k-means at most; it settles long before."""
+"""Of k-means; it settles long before."""
 
 
 def gradient_covariance(
@@ -43,7 +44,7 @@ def gradient_covariance(
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(row), axis=1) for row in rows]), axis=0)
     rows = [row / largest[:, None] for row in rows]
     norms = jnp.sqrt(sum(jnp.sum(jnp.square(row), axis=1) for row in rows))
-    products = sum((row / norms[:, None]) @ (row / norms[:, None]).T for row in rows)
+    products = jnp.asarray(sum((row / norms[:, None]) @ (row / norms[:, None]).T for row in rows))
     cosines = jnp.clip((products + products.T) / 2, -1, 1)
     kept = jnp.isfinite(jnp.diagonal(cosines))
     exact = jnp.where(jnp.eye(count, dtype=bool), 1, cosines)
@@ -114,10 +115,11 @@ def view_interference(view: View, batch: Batch, key: PRNGKeyArray) -> dict[str, 
 def cluster_order(cosines: ArrayLike, *, clusters: int = CLUSTERS, rng: np.random.Generator) -> np.ndarray:
     """An order of the rows (n,) in which those of one k-means cluster are together, for display.
 
-    cosines: (n, n), every row a point of n numbers; rows that are not finite come last. k-means++ seeding by `rng`,
-    then Lloyd's rounds; larger clusters first, and within one the rows nearest to its centre. ValueError for other
-    shapes or no clusters.
+    cosines: (n, n), every row a point of n numbers; rows that are not finite come last. k-means++ seeding by `rng`;
+    larger clusters first, and within one the rows nearest to its centre. ValueError for other shapes or no clusters.
     """
+    from scipy.cluster.vq import kmeans2
+
     matrix = np.asarray(cosines, np.float64)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or clusters < 1:
         raise ValueError(f"cluster_order takes (n, n) and clusters >= 1, not {matrix.shape} and {clusters}")
@@ -126,32 +128,11 @@ def cluster_order(cosines: ArrayLike, *, clusters: int = CLUSTERS, rng: np.rando
     if not len(rows):
         return np.arange(len(matrix))
     points = matrix[np.ix_(rows, rows)]
-    centres = _spread_out(points, min(clusters, len(points)), rng)
-    member = np.full(len(points), -1)
-    for _ in range(ROUNDS):
-        distances = _squared_distances(points, centres)
-        nearest = np.argmin(distances, axis=1)
-        if (nearest == member).all():
-            break
-        member = nearest
-        for cluster in np.unique(member):
-            centres[cluster] = points[member == cluster].mean(axis=0)
+    distinct = len(np.unique(points, axis=0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a cluster that is left empty keeps its centre, and has no rows
+        centres, member = kmeans2(points, min(clusters, distinct), iter=ROUNDS, minit="++", rng=rng)
+    distances = np.linalg.norm(points - centres[member], axis=1)
     sizes = np.bincount(member, minlength=len(centres))
-    place = np.lexsort((_squared_distances(points, centres)[np.arange(len(points)), member], member, -sizes[member]))
+    place = np.lexsort((distances, member, -sizes[member]))
     return np.concatenate([rows[place], np.flatnonzero(~finite)])
-
-
-def _spread_out(points: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """k-means++ (Arthur & Vassilvitskii 2007): each centre drawn by its squared distance from those before it."""
-    centres = points[rng.integers(len(points), size=1)]
-    while len(centres) < count:
-        nearest = _squared_distances(points, centres).min(axis=1)
-        total = nearest.sum()
-        share = nearest / total if total > 0 else None
-        centres = np.concatenate([centres, points[rng.choice(len(points), size=1, p=share)]])
-    return centres
-
-
-def _squared_distances(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    """(points, centres)."""
-    return ((points[:, None] - centres[None]) ** 2).sum(axis=-1)

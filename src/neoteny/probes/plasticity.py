@@ -143,30 +143,30 @@ def view_plasticity(
     targets: int = 10,
     steps: int = 2000,
     batch_size: int | None = None,
+    fresh: bool = False,
 ) -> dict[str, Float[Array, ""]]:
-    """`plasticity` on the batch's inputs, recorded at places initial, final, baseline and diverged.
+    """`plasticity` on the batch's inputs, recorded at places initial, final, baseline and diverged; where `fresh`, also
+    `regret`, by a fresh network on the same targets, at twice the cost.
 
     A network whose outputs are distributions is trained by its own loss and measured in what they stand for. The rise
     is a difference of records (final at t less final at 0), so it is left to the analysis.
     """
-    measured = plasticity(
-        view.network,
-        view.maker,
-        batch.inputs,
-        view.optimizer,
-        key=key,
-        targets=targets,
-        steps=steps,
-        batch_size=batch_size,
-        loss=view.fit or squared_error,
-        decode=view.decode or plain,
+    decode = view.decode or plain
+    sines = random_sines(view.maker, batch.inputs, key=_named(key, "targets"), targets=targets, decode=decode)
+    fit = _Fit(
+        batch.inputs, view.optimizer, _named(key, "batches"), steps, batch_size, view.fit or squared_error, decode
     )
-    return {
+    measured = _measure(fit, view.network, sines, None, None)
+    places = {
         "initial": measured.initial,
         "final": measured.final,
         "baseline": measured.baseline,
         "diverged": measured.diverged,
     }
+    if fresh:
+        other = as_network(view.maker(_named(key, "fresh")))
+        places["regret"] = measured.final - _measure(fit, other, sines, None, None).final
+    return places
 
 
 def view_regret(

@@ -21,6 +21,7 @@ from neoteny.report.page import (
     Paper,
     RenderedFigure,
     RunRow,
+    Table,
     read_figure,
     render,
 )
@@ -59,6 +60,11 @@ def _draw(study: Study, frame: pl.DataFrame, folder: Path) -> tuple[RenderedFigu
     return tuple(drawn)
 
 
+def _tables(study: Study, frame: pl.DataFrame) -> tuple[Table, ...]:
+    drawn = [] if frame.is_empty() else [(table, table.draw(frame)) for table in study.tables]
+    return tuple(Table(t.title, made[0], tuple(made[1]), t.caption) for t, made in drawn if made is not None)
+
+
 def _page(study: Study, results: Results, claims: list[dict[str, Any]], figures: tuple[RenderedFigure, ...]) -> Page:
     plan = results.plan
     preset = plan["preset"]
@@ -71,6 +77,7 @@ def _page(study: Study, results: Results, claims: list[dict[str, Any]], figures:
         paper=Paper(study.paper, study.paper_url),
         answer=() if study.summary is None or results.records.is_empty() else study.summary(results.records),
         verdicts=tuple(claims),
+        tables=_tables(study, results.records),
         figures=figures,
         costs=_costs(results),
         runs=_runs(results),

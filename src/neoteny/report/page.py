@@ -160,6 +160,7 @@ class Table:
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[object, ...], ...]
+    caption: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from neoteny.lab.configs import Lane
 from neoteny.lab.study import Experiment, StudyFigure
 from neoteny.learners.learner import Learner
 from neoteny.probes import dead_units, dormant_units, feature_rank, weight_norm
+from neoteny.studies.games import atari_agent, atari_learner, atari_rounds, atari_stream
 from neoteny.studies.injection.relabel import PARAMETERS, output_jump
-from neoteny.tasks.environments import environments
 from neoteny.tasks.host_experience import HostExperience
 from neoteny.tasks.streams import Stream
-from neoteny.training.events import AnyTask, Evaluate, Event, Fork, Intervene, Probe, Save, Switch, Train
+from neoteny.training.events import AnyTask, Event, Fork, Intervene, Probe, Save, Switch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -79,40 +79,30 @@ class AtariConfig:
 
 def agent(config: Any) -> AtariDQN:
     """DQN Zoo's agent with what the configuration says."""
-    return AtariDQN(
-        width=config.width,
-        batch=config.batch,
-        replay=config.replay,
-        learning_starts=config.learning_starts,
+    return replace(
+        atari_agent(config),
         period=config.update_every // (FRAME_SKIP * config.envs),
         envs=config.envs,
         target_period=config.target_every // config.update_every,
-        epsilon_end=config.epsilon_end,
-        epsilon_steps=config.exploration // FRAME_SKIP,
         evaluation_limit=config.evaluation_limit,
         sticky=config.sticky,
-        segment=config.segment // FRAME_SKIP,
     )
 
 
 def stream(config: AtariConfig) -> Stream:
     """The game."""
-    return environments([agent(config).environment(config.game)])
+    return atari_stream(config, agent(config))
 
 
 def learner(config: AtariConfig) -> Learner:
     """Double DQN on the Nature network."""
-    actions = agent(config).environment(config.game).specification.actions
-    return replace(agent(config), learning_rate=config.learning_rate).learner(actions)
+    return atari_learner(config, agent(config))
 
 
 def source(config: AtariConfig) -> HostExperience:
     """Its emulators, exploration and replay."""
     return agent(config).source()
 
-
-RECORDS = 5
-"""Records of the training metrics between two evaluations."""
 
 SAVES = 5
 """Networks are saved after so many equal parts of a run, or as near as evaluations are: `frames800000`."""
@@ -121,7 +111,6 @@ SAVES = 5
 def script(config: AtariConfig, tasks: tuple[AnyTask, ...]) -> tuple[Event, ...]:
     """Train and evaluate in turn; after `inject_at` frames an injected copy goes the same way first."""
     task = tasks[0]
-    updates = config.evaluate_every // config.update_every
     count = config.frames // config.evaluate_every
     saved = {-(-count * part // SAVES) for part in range(1, SAVES + 1)}
 
@@ -129,10 +118,7 @@ def script(config: AtariConfig, tasks: tuple[AnyTask, ...]) -> tuple[Event, ...]
         """Between these frames."""
         events: list[Event] = []
         for number in range(start // config.evaluate_every + 1, stop // config.evaluate_every + 1):
-            events += [
-                Train(task, updates, record_every=max(1, updates // RECORDS)),
-                Evaluate(task, samples=config.episodes),
-            ]
+            events += atari_rounds(config, task, config.evaluate_every, frames_an_update=config.update_every)
             if number in saved:
                 events.append(Save(f"frames{number * config.evaluate_every}"))
         return tuple(events)

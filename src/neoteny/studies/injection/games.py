@@ -6,24 +6,22 @@ A copy goes on for a quarter of the run; what it is compared with is the run its
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from neoteny.interventions import Inject
 from neoteny.lab.configs import Lane
 from neoteny.lab.study import Experiment
-from neoteny.learners.dqn import MINATAR_TARGET_PERIOD, dqn, minatar_rmsprop
-from neoteny.learners.learner import Learner
-from neoteny.networks.minatar import minatar as minatar_network
+from neoteny.studies.games import (
+    GAMES,
+    MINATAR_SMOKE,
+    Game,
+    check_minatar,
+    minatar_learner,
+    minatar_source,
+    minatar_stream,
+)
 from neoteny.studies.injection.relabel import tenth
-from neoteny.tasks.environments import EnvironmentTask, environments
-from neoteny.tasks.experience import DeviceExperience, LinearEpsilon
-from neoteny.tasks.gymnax_environments import minatar
-from neoteny.tasks.streams import Stream
+from neoteny.tasks.environments import EnvironmentTask
 from neoteny.training.events import Evaluate, Event, Fork, Intervene, Save, Switch, Train
-
-Game = Literal["asterix", "breakout", "freeway", "seaquest", "space_invaders"]
-
-GAMES: tuple[Game, ...] = ("breakout", "asterix", "seaquest", "space_invaders", "freeway")
 
 GAME_HEAD = "dense1"
 """First stage of the head; the convolution is the encoder."""
@@ -48,45 +46,11 @@ class GamesConfig:
     seed: Lane[int] = 0
 
     def __post_init__(self):
-        check_games(self)
+        check_minatar(self)
         if self.frames % (4 * self.period):
             raise ValueError(
                 f"frames must be a multiple of 4 periods, not {self.frames}: copies are forked after quarters"
             )
-
-
-def check_games(config) -> None:
-    """ValueError naming a field that is out of its range."""
-    for name in ("frames", "period", "learning_starts", "capacity", "exploration", "episodes", "evaluation_limit"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, not {getattr(config, name)}")
-    if not config.learning_rate > 0:
-        raise ValueError(f"learning_rate must be positive, not {config.learning_rate}")
-    if config.seed < 0:
-        raise ValueError(f"seed must not be negative, not {config.seed}")
-
-
-def games_stream(config) -> Stream:
-    """One game."""
-    return environments([minatar(config.game)])
-
-
-def games_learner(config) -> Learner:
-    """Double DQN with the network, optimiser and target period of Young & Tian 2019."""
-    shown = minatar(config.game).specification
-    maker = minatar_network(shown.shape, shown.actions)
-    return dqn(maker, minatar_rmsprop(config.learning_rate), target_period=MINATAR_TARGET_PERIOD)
-
-
-def games_source(config) -> DeviceExperience:
-    """Replay and exploration of Young & Tian 2019."""
-    return DeviceExperience(
-        period=config.period,
-        learning_starts=config.learning_starts,
-        capacity=config.capacity,
-        epsilon=LinearEpsilon(1.0, 0.1, config.exploration),
-        evaluation_limit=config.evaluation_limit,
-    )
 
 
 def updates_of(config) -> int:
@@ -118,16 +82,7 @@ def games_script(config: GamesConfig, tasks: tuple[EnvironmentTask, ...]) -> tup
 
 
 GAMES_SIZES: dict[str, dict[str, tuple]] = {
-    "smoke": {
-        "game": ("breakout",),
-        "frames": (40,),
-        "learning_starts": (60,),
-        "capacity": (200,),
-        "exploration": (20,),
-        "episodes": (2,),
-        "evaluation_limit": (20,),
-        "seed": (0, 1),
-    },
+    "smoke": {"game": ("breakout",), **MINATAR_SMOKE},
     "quick": {"game": GAMES, "frames": (400_000,), "period": (4,), "seed": tuple(range(5))},
     "paper": {"game": GAMES, "frames": (5_000_000,), "seed": tuple(range(5))},
 }
@@ -139,4 +94,4 @@ def games_axes(preset: str) -> dict | list[dict]:
     return GAMES_SIZES.get(preset, [])
 
 
-games = Experiment("games", GamesConfig, games_axes, games_stream, games_learner, games_script, games_source)
+games = Experiment("games", GamesConfig, games_axes, minatar_stream, minatar_learner, games_script, minatar_source)

@@ -20,14 +20,8 @@ from neoteny.learners.descent import descend
 from neoteny.learners.learner import Batch, View, init_stages
 from neoteny.networks.network import Network, split_trainable
 from neoteny.probes import ViewProbe
-from neoteny.studies.injection.games import (
-    Game,
-    check_games,
-    games_learner,
-    games_source,
-    games_stream,
-    updates_of,
-)
+from neoteny.studies.games import Game, check_minatar, minatar_learner, minatar_source, minatar_stream
+from neoteny.studies.injection.games import updates_of
 from neoteny.tasks.environments import DeviceEnvironment, EnvironmentTask
 from neoteny.tasks.experience import network_input
 from neoteny.tasks.gymnax_environments import minatar
@@ -73,7 +67,7 @@ class IllustrationConfig:
     seed: Lane[int] = 0
 
     def __post_init__(self):
-        check_games(self)
+        check_minatar(self)
         for name in ("policies", "states", "envs", "batch", "updates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -254,7 +248,7 @@ def illustration_script(config: IllustrationConfig, tasks: tuple[EnvironmentTask
     events: list[Event] = [Switch(task)]
     for number in range(1, config.policies + 1):
         events += [Train(task, step, record_every=step), Save(save_name(number))]
-    source = games_source(config)
+    source = minatar_source(config)
     function = Regressions(
         config.game, config.policies, config.states, config.envs, config.batch, config.updates, source.epsilon.end,
         source.discount,
@@ -288,6 +282,6 @@ def illustration_axes(preset: str) -> dict | list[dict]:
 
 
 illustration = Experiment(
-    "illustration", IllustrationConfig, illustration_axes, games_stream, games_learner, illustration_script,
-    games_source,
+    "illustration", IllustrationConfig, illustration_axes, minatar_stream, minatar_learner, illustration_script,
+    minatar_source,
 )  # fmt: skip

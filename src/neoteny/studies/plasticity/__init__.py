@@ -41,7 +41,7 @@ PRESETS = {
     "demo": "labels only: 5,000 MNIST digits, width 128, 4 seeds: about three minutes on two CPU cores",
     "quick": (
         "reduced: 5,000 MNIST digits; label resets at width 512, 5 seeds; gradient descent against a walk, 10 seeds; "
-        "DQN of width 128 with every treatment, 5 seeds: planned for an hour and a half on two CPU cores"
+        "DQN of width 128 with every treatment, 5 seeds: planned for an hour and a quarter on two CPU cores"
     ),
     "quick_full": "labels only, the paper's width of 1024, 20 tasks, 5 seeds: several hours on two CPU cores",
     "minatar": "five games of MinAtar for 400,000 frames with and without layer norm, 5 seeds: hours on two CPU cores",
@@ -66,7 +66,7 @@ def _told_of_agents(frame: pl.DataFrame) -> list[str]:
     told = []
     for setting, part in table.partition_by(*SETTING, as_dict=True, maintain_order=True).items():
         means = part.group_by("treatment", "output", maintain_order=True).agg(
-            pl.col("initial").mean(), pl.col("final").mean(), pl.col("rise").mean()
+            pl.col("final").mean(), pl.col("rise").mean()
         )
         ranked = [
             f"{NAMES[row['treatment'], row['output']]} {row['rise']:+.2f} (to {row['final']:.2f})"

@@ -18,7 +18,7 @@ from neoteny.lab.configs import Lane
 from neoteny.lab.study import Experiment
 from neoteny.learners.dqn import dqn
 from neoteny.learners.learner import Learner
-from neoteny.learners.values import Scalar, TwoHot, Values
+from neoteny.learners.values import TwoHot, Values
 from neoteny.networks import Maker, Norm, cnn, mlp, resnet, vit, with_spectral_norm
 from neoteny.probes import (
     ViewProbe,
@@ -33,7 +33,15 @@ from neoteny.probes import (
     weight_rank,
 )
 from neoteny.regularizers import L2, L2ToInit, NoPenalty, Regularizer
-from neoteny.studies.plasticity.shared import DISCOUNT, TARGET_PERIOD, check_positive, check_probability, pooled, source
+from neoteny.studies.plasticity.shared import (
+    DISCOUNT,
+    SQUARED,
+    TARGET_PERIOD,
+    check_positive,
+    check_probability,
+    pooled,
+    source,
+)
 from neoteny.tasks.classification import ClassificationMDP, Goal, Labels
 from neoteny.tasks.environments import EnvironmentTask, environments
 from neoteny.tasks.streams import Stream
@@ -98,7 +106,7 @@ class AgentConfig:
     epsilon: float = 0.1
     target_period: int = TARGET_PERIOD
     optimizer: Literal["adam", "sgd"] = "adam"
-    probe_every: int = 10  # iterations
+    probe_every: int = 5  # iterations
     probe_targets: int = 10
     probe_steps: int = 2_000
     probe_samples: int = 2_048  # inputs from the replay
@@ -125,8 +133,8 @@ class AgentConfig:
 
 
 def values(config: AgentConfig) -> Values:
-    """What the outputs stand for. The squared error is not bounded, as in the paper's loss."""
-    return TwoHot(-1.0, 1 / (1 - DISCOUNT), BINS) if config.output == "two_hot" else Scalar(bound=None)
+    """What the outputs stand for."""
+    return TwoHot(-1.0, 1 / (1 - DISCOUNT), BINS) if config.output == "two_hot" else SQUARED
 
 
 def maker(config: AgentConfig) -> Maker:
@@ -170,20 +178,27 @@ class ProbeTask:
     targets: int
     steps: int
     batch_size: int
+    fresh: bool
 
     def __call__(self, view, batch, key) -> dict[str, Any]:
-        return view_plasticity(view, batch, key, targets=self.targets, steps=self.steps, batch_size=self.batch_size)
+        return view_plasticity(
+            view, batch, key, targets=self.targets, steps=self.steps, batch_size=self.batch_size, fresh=self.fresh
+        )
 
 
-STATISTICS = (dead_units, dormant_units, feature_rank, effective_rank, numerical_rank)
-"""Of the features of as many observations as there are in the probe."""
+UNIT_SAMPLES = 5_000
+"""Observations on which an MLP's dead units are counted, since fewer overstate. The feature maps of other networks are
+too large for so many.
+"""
 
 
-def looks(config: AgentConfig, task: EnvironmentTask) -> tuple[Event, ...]:
-    """The probe task, and what might explain its result."""
-    fitted = ProbeTask(config.probe_targets, config.probe_steps, config.batch)
+def looks(config: AgentConfig, task: EnvironmentTask, *, last: bool = False) -> tuple[Event, ...]:
+    """The probe task, and what might explain its result; the last time beside a fresh network on the same targets."""
+    fitted = ProbeTask(config.probe_targets, config.probe_steps, config.batch, fresh=last)
+    counted = UNIT_SAMPLES if config.network == "mlp" else config.probe_samples
     return (
-        Probe(*STATISTICS, on=task, samples=config.probe_samples),
+        Probe(dead_units, dormant_units, on=task, samples=counted),
+        Probe(feature_rank, effective_rank, numerical_rank, on=task, samples=config.probe_samples),
         Probe(weight_norm, weight_rank, on=task, samples=1),
         Probe(output_sharpness, on=task, samples=min(512, config.probe_samples)),
         Probe(ViewProbe("plasticity", fitted), on=task, samples=config.probe_samples),
@@ -205,7 +220,7 @@ def script(config: AgentConfig, tasks: tuple[EnvironmentTask, ...]) -> tuple[Eve
         if at > before:
             events.append(Train(task, at - before, record_every=config.updates))
         if at in looked:
-            events += looks(config, task)
+            events += looks(config, task, last=at == end)
         if at in changed and intervention is not None:
             events.append(Intervene(intervention, on=task))
         before = at
@@ -231,7 +246,8 @@ SIZES: dict[str, dict[str, tuple]] = {
     },
     "quick": {
         "width": (128,),
-        "iterations": (30,),
+        "iterations": (20,),
+        "probe_every": (10,),
         "probe_targets": (3,),
         "probe_steps": (1_000,),
         "seed": tuple(range(5)),
@@ -244,6 +260,9 @@ MAIN = ("layer_norm", "reset_last", "shrink_perturb", "weight_decay", "spectral_
 """What the paper compares with doing nothing."""
 
 EASY_AND_HARD = ("true", "random")
+
+SGD = {"optimizer": ("sgd",), "learning_rate": (1e-2,)}
+"""The other optimiser; the paper does not give its learning rate."""
 
 
 def interventions_axes(preset: str) -> list[dict]:
@@ -268,12 +287,12 @@ def interventions_axes(preset: str) -> list[dict]:
 
 
 def combined_axes(preset: str) -> dict | list[dict]:
-    """Two-hot outputs with every other treatment."""
+    """Two-hot outputs with every other treatment; in `quick` with layer norm, the paper's other recommendation."""
     if preset not in ("quick", "paper"):
         return []
     sizes = {**SIZES[preset], "output": ("two_hot",), "treatment": MAIN}
     if preset == "quick":
-        return {**sizes, "treatment": MAIN[:-1], "seed": (0, 1, 2)}
+        return {**sizes, "treatment": ("layer_norm",), "seed": (0, 1, 2)}
     both = {"data": ("mnist", "cifar10"), "labels": EASY_AND_HARD}
     bare = ("reset_last", "shrink_perturb", "weight_decay", "reset_optimizer")
     return [
@@ -288,7 +307,7 @@ def width_axes(preset: str) -> dict | list[dict]:
         case "smoke":
             return {**SIZES["smoke"], "width": (8,)}
         case "quick":
-            sizes = {**SIZES["quick"], "iterations": (10,), "seed": (0, 1, 2)}
+            sizes = {**SIZES["quick"], "pool": (2,), "iterations": (10,)}
             return {**sizes, "width": (16, 64, 256), "target_period": (1, 100, 1_000)}
         case "paper":
             widths = tuple(16 * factor for factor in (1, 2, 4, 8, 12, 16))
@@ -297,7 +316,13 @@ def width_axes(preset: str) -> dict | list[dict]:
 
 
 def falsification_axes(preset: str) -> dict | list[dict]:
-    """128 agents: tasks by observations by optimisers by seeds. Elsewhere the agents of the other experiments serve."""
+    """128 agents: tasks by observations by optimisers by seeds. In `quick` a sparse goal and another optimiser beside
+    the settings of `interventions`, on smaller images, with the treatments that differ most.
+    """
+    if preset == "quick":
+        few = ("none", "layer_norm", "shrink_perturb")
+        small = {**SIZES["quick"], "pool": (2,), "probe_every": (20,), "treatment": few}
+        return [{**small, "goal": ("sparse",)}, {**small, **SGD}]
     if preset != "paper":
         return []
     grid = {
@@ -306,7 +331,7 @@ def falsification_axes(preset: str) -> dict | list[dict]:
         "goal": ("dense", "sparse"),
         "seed": tuple(range(8)),
     }
-    return [grid, {**grid, "optimizer": ("sgd",), "learning_rate": (1e-2,)}]
+    return [grid, {**grid, **SGD}]
 
 
 def long_axes(preset: str) -> dict | list[dict]:

@@ -12,7 +12,7 @@ from neoteny.lab.study import StudyFigure, StudyTable
 from neoteny.probes import cluster_order
 from neoteny.studies.plasticity.agents import TREATMENTS
 from neoteny.studies.plasticity.labels import DEFAULT, REMEDIES
-from neoteny.studies.plasticity.published import FINAL, RISE, published
+from neoteny.studies.plasticity.published import FINAL, INITIAL, RISE, published
 from neoteny.studies.plasticity.runs import (
     AGENT_STRUCTURE,
     SETTING,
@@ -260,9 +260,9 @@ def _falsification(frame: pl.DataFrame) -> Figure | None:
     from neoteny.report.figures import estimates
 
     found = [
-        (f"{name.replace('_', ' ')}, {setting_name(key)}", interval)
+        (f"{name.replace('_', ' ')}, {setting}", interval)
         for name, groups in correlations(frame).items()
-        for key, interval in groups.items()
+        for setting, interval in groups.items()
         if np.isfinite(interval.value)
     ]
     if not found:
@@ -343,7 +343,7 @@ FIGURES = (
     StudyFigure(
         "sharpness",
         "Sharpness",
-        "Largest eigenvalue of the Hessian of the training loss on 512 images of the task just learned, by Lanczos.",
+        "Largest eigenvalue of the Hessian of the training loss on 256 images of the task just learned, by Lanczos.",
         _curve("sharpness", "largest Hessian eigenvalue", place="all", y_log=True),
     ),
     StudyFigure(
@@ -443,19 +443,20 @@ FIGURES = (
 
 
 def beside_the_paper(frame: pl.DataFrame) -> tuple[tuple[str, ...], list[tuple[str, ...]]] | None:
-    """(header, rows): rise and final probe loss of every treatment in every setting, ours and the paper's."""
+    """(header, rows): probe losses of every treatment in every setting, ours and the paper's."""
     table = at_end(_agents(frame, "interventions", "combined"))
     if table.is_empty():
         return None
-    header = ("setting", "treatment", "seeds", "initial", "final", "rise", "paper: final", "paper: rise")
+    losses, tables = ("initial", "final", "rise"), (INITIAL, FINAL, RISE)
+    header = ("setting", "treatment", "seeds", *losses, "regret", *(f"paper: {name}" for name in losses))
     rows = []
     order = {key: place for place, key in enumerate(NAMES)}
     parts = table.partition_by(*SETTING, "treatment", "output", as_dict=True, maintain_order=True)
     for key, part in sorted(parts.items(), key=lambda item: (str(item[0][: len(SETTING)]), order[item[0][-2:]])):
         setting, (treatment, output) = key[: len(SETTING)], key[-2:]
         where = dict(zip(SETTING, setting, strict=True))
-        theirs = [published(each, where["data"], treatment, output, where["network"]) for each in (FINAL, RISE)]
-        ours = [_mean_and_deviation(part[column].to_numpy()) for column in ("initial", "final", "rise")]
+        theirs = [published(each, where["data"], treatment, output, where["network"]) for each in tables]
+        ours = [_mean_and_deviation(part[column].drop_nulls().to_numpy()) for column in (*losses, "regret")]
         name = NAMES[treatment, output]
         rows.append((setting_name(setting), name, str(part["seed"].n_unique()), *ours, *theirs))
     return header, rows
@@ -463,7 +464,7 @@ def beside_the_paper(frame: pl.DataFrame) -> tuple[tuple[str, ...], list[tuple[s
 
 def _mean_and_deviation(values: np.ndarray) -> str:
     if len(values) < 2:
-        return f"{values.mean():.2f}"
+        return f"{values.mean():.2f}" if len(values) else "-"
     return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
 
 
@@ -472,7 +473,8 @@ TABLES = (
         "beside_the_paper",
         "Probe losses beside the paper's",
         "Mean ± standard deviation over seeds, as the paper prints its own (over an unstated number of seeds, of all "
-        "its tasks of a data set together). Rise: final less the final of the first probe. The paper's numbers are "
+        "its tasks of a data set together). Initial: the loss at the end of the first probe; final: of the last; rise: "
+        "their difference. Regret: final less that of a fresh network on the same targets. The paper's numbers are "
         "those of its nearest data set and network: its budget and its width are others.",
         beside_the_paper,
     ),

@@ -6,7 +6,6 @@ Nothing but the norm differs: Double DQN, its network, its optimiser and its rep
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from neoteny.agents.atari import FRAME_SKIP, AtariDQN
 from neoteny.agents.minatar import MinAtarDQN
@@ -15,16 +14,24 @@ from neoteny.lab.study import Experiment
 from neoteny.learners.learner import Learner
 from neoteny.networks import Norm
 from neoteny.probes import dead_units, effective_rank, feature_rank, gradient_covariance, output_sharpness, weight_norm
+from neoteny.studies.games import (
+    GAMES,
+    MINATAR_SMOKE,
+    Game,
+    atari_agent,
+    atari_learner,
+    atari_rounds,
+    atari_stream,
+    check_minatar,
+    minatar_learner,
+    minatar_source,
+    minatar_stream,
+)
 from neoteny.studies.plasticity.shared import check_positive
-from neoteny.tasks.environments import EnvironmentTask, environments
-from neoteny.tasks.experience import DeviceExperience
+from neoteny.tasks.environments import EnvironmentTask
 from neoteny.tasks.host_experience import HostExperience
 from neoteny.tasks.streams import Stream
 from neoteny.training.events import AnyTask, Evaluate, Event, Probe, Switch, Train
-
-Game = Literal["asterix", "breakout", "freeway", "seaquest", "space_invaders"]
-
-GAMES: tuple[Game, ...] = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 
 PARTS = 10
 """Of a run of MinAtar; at the end of each it is evaluated and looked at."""
@@ -47,10 +54,7 @@ class GameConfig:
     seed: Lane[int] = 0
 
     def __post_init__(self):
-        check_positive(
-            self, "frames", "period", "learning_starts", "capacity", "exploration", "episodes", "evaluation_limit",
-            "learning_rate",
-        )  # fmt: skip
+        check_minatar(self)
         if self.frames % (PARTS * self.period):
             raise ValueError(f"frames must be a multiple of {PARTS} periods, not {self.frames}")
 
@@ -59,33 +63,9 @@ def _norm(layer_norm: bool) -> Norm:
     return Norm.LAYER if layer_norm else Norm.NONE
 
 
-def game_agent(config: GameConfig) -> MinAtarDQN:
-    """The published agent with Double DQN's target and what the configuration says."""
-    return MinAtarDQN(
-        double=True,
-        norm=_norm(config.layer_norm),
-        replay=config.capacity,
-        learning_starts=config.learning_starts,
-        period=config.period,
-        epsilon_steps=config.exploration,
-        evaluation_limit=config.evaluation_limit,
-    )
-
-
-def game_stream(config: GameConfig) -> Stream:
-    """One game."""
-    return environments([game_agent(config).environment(config.game)])
-
-
 def game_learner(config: GameConfig) -> Learner:
-    """Double DQN."""
-    agent = replace(game_agent(config), learning_rate=config.learning_rate)
-    return agent.learner(agent.environment(config.game).specification)
-
-
-def game_source(config: GameConfig) -> DeviceExperience:
-    """Its exploration and replay."""
-    return game_agent(config).source()
+    """Double DQN, with the norm or without."""
+    return minatar_learner(config, norm=_norm(config.layer_norm))
 
 
 def _looks(task: AnyTask) -> tuple[Event, ...]:
@@ -110,15 +90,7 @@ def game_script(config: GameConfig, tasks: tuple[EnvironmentTask, ...]) -> tuple
 
 
 GAME_SIZES: dict[str, dict[str, tuple]] = {
-    "smoke": {
-        "frames": (40,),
-        "learning_starts": (60,),
-        "capacity": (200,),
-        "exploration": (20,),
-        "episodes": (2,),
-        "evaluation_limit": (20,),
-        "seed": (0, 1),
-    },
+    "smoke": MINATAR_SMOKE,
     "minatar": {"game": GAMES, "frames": (400_000,), "period": (4,), "seed": tuple(range(5))},
     "paper": {"game": GAMES, "seed": tuple(range(5))},
 }
@@ -132,7 +104,7 @@ def game_axes(preset: str) -> dict | list[dict]:
     return {**GAME_SIZES[preset], "layer_norm": (True,) if preset == "smoke" else (False, True)}
 
 
-games = Experiment("games", GameConfig, game_axes, game_stream, game_learner, game_script, game_source)
+games = Experiment("games", GameConfig, game_axes, minatar_stream, game_learner, game_script, minatar_source)
 
 
 # Atari ------------------------------------------------------------------------------------------------------------
@@ -183,43 +155,31 @@ class AtariConfig:
             )
 
 
-def atari_agent(config: AtariConfig) -> AtariDQN:
+def agent(config: AtariConfig) -> AtariDQN:
     """DQN Zoo's agent with what the configuration says."""
-    return AtariDQN(
-        width=config.width,
-        norm=_norm(config.layer_norm),
-        batch=config.batch,
-        replay=config.replay,
-        learning_starts=config.learning_starts,
-        epsilon_end=config.epsilon_end,
-        epsilon_steps=config.exploration // FRAME_SKIP,
-        segment=config.segment // FRAME_SKIP,
-    )
+    return replace(atari_agent(config), norm=_norm(config.layer_norm))
 
 
-def atari_stream(config: AtariConfig) -> Stream:
+def stream(config: AtariConfig) -> Stream:
     """The game."""
-    return environments([atari_agent(config).environment(config.game)])
+    return atari_stream(config, agent(config))
 
 
-def atari_learner(config: AtariConfig) -> Learner:
+def learner(config: AtariConfig) -> Learner:
     """Double DQN on the Nature network."""
-    actions = atari_agent(config).environment(config.game).specification.actions
-    return replace(atari_agent(config), learning_rate=config.learning_rate).learner(actions)
+    return atari_learner(config, agent(config))
 
 
-def atari_source(config: AtariConfig) -> HostExperience:
+def source(config: AtariConfig) -> HostExperience:
     """Its emulators, exploration and replay."""
-    return atari_agent(config).source()
+    return agent(config).source()
 
 
 def atari_script(config: AtariConfig, tasks: tuple[AnyTask, ...]) -> tuple[Event, ...]:
     """Train and evaluate in turn."""
     task = tasks[0]
-    updates = config.evaluate_every // (FRAME_SKIP * _ZOO.period)
-    one = (Train(task, updates, record_every=max(1, updates // 5)), Evaluate(task, samples=config.episodes))
-    rounds = config.frames // config.evaluate_every
-    return Switch(task), *one * rounds, *_looks(task)
+    rounds = atari_rounds(config, task, config.frames, frames_an_update=FRAME_SKIP * _ZOO.period)
+    return Switch(task), *rounds, *_looks(task)
 
 
 def atari_axes(preset: str) -> dict | list[dict]:
@@ -227,4 +187,4 @@ def atari_axes(preset: str) -> dict | list[dict]:
     return {"game": ATARI, "layer_norm": (False, True), "seed": (0, 1, 2)} if preset == "paper" else []
 
 
-atari = Experiment("atari", AtariConfig, atari_axes, atari_stream, atari_learner, atari_script, atari_source, lanes=1)
+atari = Experiment("atari", AtariConfig, atari_axes, stream, learner, atari_script, source, lanes=1)

@@ -63,7 +63,7 @@ INITIAL: dict[str, Table] = {
         ("layer_norm", "scalar"): _row(None, None, 0.01, 0.30),
     },
 }
-"""Probe loss of the untrained network."""
+"""Probe loss of the untrained network, after it was trained on the probe task."""
 
 STANDS_FOR = {"mnist_digits": "mnist", "mnist": "mnist", "cifar10": "cifar10"}
 """Our data set -> the paper's it is nearest to."""

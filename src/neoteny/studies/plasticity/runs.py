@@ -123,6 +123,12 @@ STATISTICS = {"weight_norm": "all", "weight_rank": "all", "dead_units": "all", "
 FEWEST_AGENTS = 6
 """Agents a correlation needs."""
 
+FEWEST_SETTINGS = 3
+"""Settings in which a statistic must have one sign before that is held against the claim that none has."""
+
+GROUP = tuple(name for name in AGENT_FIELDS if name not in ("treatment", "output", "seed"))
+"""What the agents of one correlation have in common."""
+
 
 def agent_rows(frame: pl.DataFrame, *experiments: str) -> pl.DataFrame:
     """Records of agents of these experiments; empty where none was run."""
@@ -132,10 +138,13 @@ def agent_rows(frame: pl.DataFrame, *experiments: str) -> pl.DataFrame:
 
 
 def probed(frame: pl.DataFrame, *experiments: str) -> pl.DataFrame:
-    """What the probe task gave along every finished run: columns run, the fields, iteration, initial, final, rise.
+    """What the probe task gave along every finished run: columns run, experiment, the fields, iteration, initial,
+    final, rise, regret, died.
 
-    rise: `final` less that of the first probe, exactly 0 there. A run that diverged goes on with its targets' variance
-    as `final`: nothing learned. Runs that were not finished are left out.
+    final: the probe loss after training. initial: `final` of the first probe (the paper's initial loss). rise: `final`
+    less `initial`, exactly 0 at the first probe. regret: `final` less a fresh network's on the same targets, null where
+    none was trained. A run that diverged goes on with its targets' variance as `final`: nothing learned. Runs that were
+    not finished are left out.
     """
     rows = agent_rows(frame, *experiments)
     found = []
@@ -151,12 +160,12 @@ def probed(frame: pl.DataFrame, *experiments: str) -> pl.DataFrame:
             continue
         first = curve[1]
         for step in expected:
-            here = curve.get(step) or {**first, "initial": first["baseline"], "final": first["baseline"]}
-            rise = here["final"] - first["final"]
+            here = curve.get(step) or {"final": first["baseline"]}
             iteration = 0 if step == 1 else step // settings["updates"]
-            found.append({**settings, "iteration": iteration, "initial": here["initial"], "final": here["final"],
-                          "rise": rise, "died": died})  # fmt: skip
-    return pl.DataFrame(found)
+            found.append({**settings, "iteration": iteration, "initial": first["final"], "final": here["final"],
+                          "rise": here["final"] - first["final"], "regret": here.get("regret"),
+                          "died": died})  # fmt: skip
+    return pl.DataFrame(found, infer_schema_length=None)
 
 
 def at_end(table: pl.DataFrame) -> pl.DataFrame:
@@ -219,26 +228,45 @@ def why_agents_unfit(frame: pl.DataFrame, experiment: str, structure: Sequence[s
     return None
 
 
-def correlations(frame: pl.DataFrame) -> dict[str, dict[tuple, Interval]]:
-    """Statistic -> setting -> Spearman's correlation with the rise over the agents' last probes, resampled by seed."""
+def correlations(frame: pl.DataFrame) -> dict[str, dict[str, Interval]]:
+    """Statistic -> setting in words -> Spearman's correlation with the rise over the agents' last probes, resampled by
+    seed.
+
+    The agents of a setting differ in treatment, output and seed alone; the same agent in two experiments counts once.
+    Agents that diverged, and runs of fewer than `LEAST_UPDATES` updates, are left out.
+    """
     experiments = ("interventions", "combined", "falsification")
     ends, rows = at_end(probed(frame, *experiments)), agent_rows(frame, *experiments)
-    found: dict[str, dict[tuple, Interval]] = {name: {} for name in STATISTICS}
+    found: dict[str, dict[str, Interval]] = {name: {} for name in STATISTICS}
     if ends.is_empty():
         return found
-    ends = ends.filter(~pl.col("died")).with_columns(step=pl.col("iterations") * pl.col("updates"))
+    ends = ends.with_columns(step=pl.col("iterations") * pl.col("updates"))
+    ends = ends.filter(~pl.col("died") & (pl.col("step") >= LEAST_UPDATES))
+    ends = ends.unique(AGENT_FIELDS, keep="first", maintain_order=True)
+    called = group_names(ends.select(GROUP).unique(maintain_order=True).rows())
     for name, place in STATISTICS.items():
         chosen = rows.filter((pl.col("metric") == name) & pl.col("value").is_finite())
         if place is not None:
             chosen = chosen.filter(pl.col("place") == place)
         both = ends.join(chosen.select("run", "step", "value"), on=["run", "step"], how="inner").sort("run")
-        for key, part in both.partition_by(SETTING, as_dict=True, maintain_order=True).items():
+        for key, part in both.partition_by(GROUP, as_dict=True, maintain_order=True).items():
             if len(part) >= FEWEST_AGENTS:
-                found[name][key] = association(
+                found[name][called[key]] = association(
                     part["value"].to_numpy(), part["rise"].to_numpy(), clusters=part["seed"].to_numpy(),
                     rng=np.random.default_rng(0),
                 )  # fmt: skip
     return found
+
+
+def group_names(keys: Sequence[tuple]) -> dict[tuple, str]:
+    """Values of `GROUP` -> their setting in words, with the fields that tell apart those whose settings are one."""
+    settings = {key: setting_name([key[GROUP.index(name)] for name in SETTING]) for key in keys}
+    called = {}
+    for key, setting in settings.items():
+        alike = [other for other, name in settings.items() if name == setting]
+        apart = [f"{name} {key[at]}" for at, name in enumerate(GROUP) if len({other[at] for other in alike}) > 1]
+        called[key] = ", ".join([setting, *apart])
+    return called
 
 
 def slopes(frame: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:

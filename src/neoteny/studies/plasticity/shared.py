@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from neoteny.learners.values import Scalar
 from neoteny.studies.plasticity.labels import images
 from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.experience import DeviceExperience, LinearEpsilon
@@ -15,6 +16,9 @@ DISCOUNT = 0.99
 
 TARGET_PERIOD = 1_000
 """Updates between copies of the target network (section 5.1 of the paper; its appendix has other numbers)."""
+
+SQUARED = Scalar(bound=None, scale=1.0)
+"""The paper's TD loss: the whole squared error, without a bound (section 2)."""
 
 
 def check_positive(config: Any, *names: str) -> None:
@@ -40,10 +44,13 @@ def pooled(name: str, side: int) -> Arrays:
 
 
 def source(config: Any) -> DeviceExperience:
-    """One step an update, epsilon-greedy; the first steps are random and fill a tenth of the replay."""
+    """One step an update, epsilon-greedy; the first steps are random and fill the replay.
+
+    A replay that still fills would show the first probe fewer images than the later ones, and fewer are easier to fit.
+    """
     return DeviceExperience(
         batch_size=config.batch,
-        learning_starts=max(2, config.capacity // 10),
+        learning_starts=config.capacity,
         capacity=config.capacity,
         discount=DISCOUNT,
         epsilon=LinearEpsilon(config.epsilon, config.epsilon, 1),

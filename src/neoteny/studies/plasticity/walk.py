@@ -18,10 +18,9 @@ from neoteny.lab.study import Experiment
 from neoteny.learners.dqn import dqn
 from neoteny.learners.learner import Learner
 from neoteny.learners.random_walk import random_walk
-from neoteny.learners.values import Scalar
 from neoteny.networks import mlp
 from neoteny.probes import ViewProbe, gradient_covariance, output_spectrum, sharpness, view_cosines, weight_norm
-from neoteny.studies.plasticity.shared import check_positive, check_probability, pooled, source
+from neoteny.studies.plasticity.shared import SQUARED, check_positive, check_probability, pooled, source
 from neoteny.tasks.classification import ClassificationMDP, Goal, Labels
 from neoteny.tasks.environments import EnvironmentTask, environments
 from neoteny.tasks.streams import Stream
@@ -73,7 +72,7 @@ def learner(config: WalkConfig) -> Learner:
         mlp(data.input_shape, [config.width] * 2, data.classes or 0),
         optax.sgd(config.learning_rate),
         double=False,
-        values=Scalar(bound=None),
+        values=SQUARED,
         target_period=config.target_period,
     )
     return random_walk(learned) if config.path == "walk" else learned
