@@ -193,8 +193,11 @@ def _proxies_do_not_tell(frame: pl.DataFrame) -> Verdict:
     if unfit is not None:
         return unfit
     gains = paired_gains(performance_of(rows), "inject").rename({"value": "gain"})
-    parts = []
-    for (name,), measured in _proxies(rows).partition_by("proxy", as_dict=True, maintain_order=True).items():
+    proxies, parts = _proxies(rows), []
+    missing = [name for name in PROXIES if name not in set(proxies["proxy"])]
+    if missing:
+        return not_run(f"needs records of {', '.join(missing)} at the forks")
+    for (name,), measured in proxies.partition_by("proxy", as_dict=True, maintain_order=True).items():
         both = measured.join(gains, on=["run", "seed", "fork"], how="inner")
         rho = association(
             both["value"].to_numpy(), both["gain"].to_numpy(), clusters=both["seed"], rng=np.random.default_rng(0)
