@@ -125,7 +125,8 @@ def regressing(slope) -> list[dict]:
 
 
 def verdict(claim, rows):
-    return {each["id"]: each for each in evaluate(STUDY.claims, shuffled(rows))}[claim]
+    (found,) = evaluate([each for each in STUDY.claims if each.id == claim], shuffled(rows))
+    return found
 
 
 JUST = [
