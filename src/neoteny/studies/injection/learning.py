@@ -120,7 +120,7 @@ learning = Experiment(
 PRESETS = {
     "minatar": (
         "the published DQN on MinAtar, 3 seeds: Breakout and Space Invaders for the published 5 million frames, "
-        "Asterix, Freeway and Seaquest for a million; several hours on two CPU cores, and it may be interrupted"
+        "Asterix, Freeway and Seaquest for a million; about four hours on two CPU cores, and it may be interrupted"
     )
 }
 """Presets that this experiment adds to the study's."""
