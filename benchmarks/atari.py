@@ -231,7 +231,7 @@ def _contestants(packages: str) -> tuple[list[Process], list[Process], list[Proc
 def main() -> None:
     """Blocks of every contestant in turn; prints and writes frames a second and ratios."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10.0, help="length of a block")
+    parser.add_argument("--seconds", type=float, default=7.0, help="length of a block")
     parser.add_argument("--repeats", type=int, default=5, help="rounds that count")
     parser.add_argument("--packages", default="", help="folder that holds stable_baselines3 and torch, if not here")
     parser.add_argument("--out", type=Path, help="results as JSON")

@@ -167,6 +167,8 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     contestants = [
         Process("neoteny, 1 lane", Neoteny, 1),
+        # Agents in packs of their own, one a core at a time: `neoteny run --lanes 1`.
+        Process(f"neoteny, 1 lane in each of {cores} processes", Neoteny, 1, copies=cores),
         Process(f"neoteny, {options.lanes} lanes", Neoteny, options.lanes),
         # What `neoteny run` does: lanes alike spread over one process a core.
         Process(f"neoteny, {options.lanes} lanes in {cores} processes", Neoteny, options.lanes // cores, copies=cores),
@@ -183,7 +185,7 @@ def main() -> None:
         results[contestant.name] = {"steps_per_second": spread(rates), "times_torch": spread(ratios)}
         shown = results[contestant.name]
         print(
-            f"{contestant.name:36} {shown['steps_per_second']['median']:8.0f} steps/s in all"
+            f"{contestant.name:40} {shown['steps_per_second']['median']:8.0f} steps/s in all"
             f"   x {shown['times_torch']['median']:.2f} of the faster single torch loop"
         )
         contestant.close()

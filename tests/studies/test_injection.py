@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import polars as pl
 import pytest
 
 from device_loop import Corridor
+from neoteny.agents import MinAtarDQN
 from neoteny.analysis.claims import evaluate
 from neoteny.errors import UsageError
 from neoteny.lab import configs
 from neoteny.lab.plan import Request, make_plan
+from neoteny.studies.games import minatar_source, minatar_stream
 from neoteny.studies.injection import STUDY, summary
 from neoteny.studies.injection.atari import AtariConfig
 from neoteny.studies.injection.atari import script as atari_script
@@ -20,6 +23,13 @@ from neoteny.studies.injection.gains import game_gains, game_returns, performanc
 from neoteny.studies.injection.games import GamesConfig, games_script
 from neoteny.studies.injection.growth import GrowthConfig, growing, growth_script, growth_stream, update_flops
 from neoteny.studies.injection.illustration import IllustrationConfig, monte_carlo, smoothed, updates_to
+from neoteny.studies.injection.learning import (
+    PUBLISHED,
+    beside_the_published,
+    learned,
+    learning_learner,
+    learning_script,
+)
 from neoteny.studies.injection.mdp import MDPConfig
 from neoteny.studies.injection.relabel import ARMS, CORE, DEFAULT, TUNED, Config, forks, script, stream
 from neoteny.tasks import environments
@@ -35,6 +45,7 @@ LAST = {
     "stop_z": 5.0,
     "frozen_encoder": 5.0,
     "inject_whole": 22.0,
+    "widen": 15.0,
 }
 
 
@@ -108,7 +119,11 @@ def grown(gain=5.0, whole=3.0):
         for seed in range(6):
             for task in range(6):
                 accuracy = (50 + value + rng.normal(0, 0.5)) / 100
-                rows.append(row(f"{arm}-{seed}", seed, config, task, 10, "accuracy", accuracy, experiment="growth"))
+                put = partial(row, f"{arm}-{seed}", seed, config, task, experiment="growth")
+                rows.append(put(10 * task + 10, "accuracy", 0.5))
+                # Six of a task's ten updates at one height and four at another: the area is what was put in.
+                rows.append(put(10 * task + 6, "train_accuracy", accuracy - 0.2))
+                rows.append(put(10 * task + 10, "train_accuracy", accuracy + 0.3))
     return pl.DataFrame(rows)
 
 
@@ -191,9 +206,29 @@ def regressing(slope=0.1, seeds=5, tasks=6, reached=True):
     return pl.DataFrame(rows)
 
 
+def played(game, final, frames=5_000_000, seeds=3, spread=0.5, unfinished=False):
+    """Records of `learning`: returns rise to `final` over nine tenths and stay there, seeds differ by `spread`."""
+    config = {k: v for k, v in vars(GamesConfig(game=game, frames=frames)).items() if k != "seed"}
+    rows = []
+    for seed in range(seeds):
+        mine = final + spread * (seed - (seeds - 1) / 2)
+        for at in (1, *(int(frames * part / 20) for part in range(1, 20 if unfinished else 21))):
+            # Twice as many episodes end in the first half of the last tenth, and their returns are lower.
+            tail = {19: (2.0, -1.0), 20: (1.0, 2.0)}.get(round(20 * at / frames), (1.0, 0.0))
+            episodes, more = tail
+            value = 1.0 if at == 1 else mine * min(1.0, at / (0.9 * frames)) + more
+            for metric, number in (("train_episodes", episodes), ("train_returns", episodes * value)):
+                rows.append(
+                    row(f"l-{game}-{frames}-{seed}", seed, config, 0, at, metric, number, experiment="learning")
+                )
+    return pl.DataFrame(rows)
+
+
 def everything(**changes):
     parts = [
         labels(),
+        played("breakout", 10.0),
+        played("freeway", 30.0, frames=1_000_000),
         playing(),
         regressing(),
         relabel(**changes),
@@ -273,6 +308,75 @@ def test_warm_starts_that_slow_down():
     assert verdicts(regressing(slope=-0.1))["INJ-13"]["verdict"] == "fails"
     assert verdicts(regressing(reached=False))["INJ-13"]["verdict"] == "inconclusive"
     assert verdicts(regressing(tasks=2))["INJ-13"]["verdict"] == "not_run"
+
+
+@pytest.mark.parametrize(
+    ("final", "frames", "reading"),
+    [
+        (10.0, 5_000_000, "in the published range"),
+        # Three seeds half apart: the interval is 1.24 to either side; the range is 9.3 to 11.3.
+        (9.31 - 1.2, 5_000_000, "in the published range"),
+        (9.3 - 1.3, 5_000_000, "below the published range"),
+        (11.3 + 1.2, 5_000_000, "in the published range"),
+        (11.3 + 1.3, 5_000_000, "above the published range"),
+        (3.0, 1_000_000, "above random play"),
+        (2.1, 1_000_000, "not told apart from random play"),
+        (-3.0, 1_000_000, "below random play"),
+    ],
+)
+def test_the_published_agent_is_read_against_what_is_published(final, frames, reading):
+    (found,) = learned(played("breakout", final, frames))
+    assert found.final.value == pytest.approx(final)
+    assert found.final.high - found.final.value == pytest.approx(4.303 * 0.5 / 3**0.5, rel=1e-3)
+    assert (found.start.value, found.gain.value) == pytest.approx((1.0, final - 1.0))
+    assert found.verdict == reading
+
+
+def test_published_ranges_hold_the_papers_scores():
+    assert PUBLISHED["breakout"].range == pytest.approx((9.306, 11.294), abs=1e-3)
+    assert PUBLISHED["freeway"].range == pytest.approx((50.5, 53.897), abs=1e-3)
+    for published in PUBLISHED.values():
+        low, high = published.range
+        assert low <= published.score <= high
+
+
+def test_what_was_learned_needs_finished_runs_and_counts_those_that_diverged():
+    assert learned(played("breakout", 10.0, unfinished=True)) == []
+    assert learned(relabel()) == []
+    frame = played("breakout", 10.0)
+    lost = pl.col("seed") == 1
+    ends = frame.filter(lost).head(1).with_columns(metric=pl.lit("diverged"), step=pl.lit(2_000_000))
+    kept = frame.filter(~lost | (pl.col("step") < 2_000_000))
+    (found,) = learned(pl.concat([kept, ends], how="vertical_relaxed"))
+    worst = frame.filter(pl.col("metric") == "train_returns")["value"].to_numpy()
+    assert found.final.n == 3
+    assert found.final.value == pytest.approx((9.5 + 10.5 + min(1.0, worst.min())) / 3, abs=0.2)
+    header, rows = beside_the_published(pl.concat([frame, played("asterix", 4.0, 1_000_000)]))
+    assert len(header) == len(rows[0]) == len(rows[1])
+    assert [line[0] for line in rows] == ["Asterix", "Breakout"]
+    assert rows[1][5] == "10 [9.3, 11.3]"
+
+
+def test_the_published_agent_learns_as_published():
+    plan = make_plan(STUDY, Request("injection", "minatar"))
+    frames = {}
+    for run in plan.runs.values():
+        assert run.experiment == "learning"
+        frames.setdefault((run.config.game, run.config.frames), []).append(run.config.seed)
+    lengths = {"breakout": 5_000_000, "space_invaders": 5_000_000}
+    lengths |= {"asterix": 1_000_000, "freeway": 1_000_000, "seaquest": 1_000_000}
+    assert frames == {pair: [0, 1, 2] for pair in lengths.items()}
+    config = GamesConfig(game="seaquest")
+    learner, agent = learning_learner(config), MinAtarDQN()
+    assert not agent.double
+    assert minatar_source(config) == agent.source()
+    (task,) = minatar_stream(config)
+    assert task.environment == agent.environment("seaquest")
+    events = learning_script(replace(config, frames=1_000), (task,))
+    trained = [event.steps for event in events if isinstance(event, Train)]
+    assert (trained[0], sum(trained)) == (1, 1_000)
+    assert [event for event in events if isinstance(event, Fork)] == []
+    assert learner.periodic is not None
 
 
 def test_returns_are_discounted_to_the_end_of_an_episode():
@@ -367,7 +471,7 @@ def test_the_preset_of_atari_has_no_other_runs():
 def test_presets(preset):
     plan = make_plan(STUDY, Request("injection", preset))
     kinds = {run.experiment for run in plan.runs.values()}
-    others = set() if preset == "quick" else {"atari"}
+    others = {"smoke": {"atari", "learning"}, "quick": set(), "paper": {"atari"}}[preset]
     assert kinds == {"relabel", "settings", "growth", "mdp", "games", "illustration"} | others
     seeds = {r.config.seed for r in plan.runs.values() if r.experiment == "relabel"}
     assert len(seeds) == (2 if preset == "smoke" else 10)

@@ -209,6 +209,19 @@ def test_draws_are_uniform_over_slots_and_environments():
     assert not np.array_equal(drawn, layout.sample(replay, written, jax.random.key(4), 40_000).actions)
 
 
+def test_draws_of_a_batch_and_of_successive_updates_are_independent():
+    layout = Layout(Specification((1,), "float32", 5), 17)
+    replay = layout.empty()
+    number = jnp.arange(17, dtype=jnp.int32).reshape(17, 1)
+    replay = replay._replace(ring=replay.ring._replace(rows=replay.ring.rows._replace(action=number)))
+    keys = jax.vmap(lambda at: jax.random.fold_in(jax.random.key(7), at))(jnp.arange(20_000))
+    drawn = np.asarray(jax.vmap(lambda key: layout.sample(replay, jnp.int32(17), key, 4).actions)(keys))
+    assert set(np.unique(drawn)) == set(range(16))
+    for one, other in ((drawn[:, 0], drawn[:, 1]), (drawn[:, 1], drawn[:, 3]), (drawn[:-1, 2], drawn[1:, 2])):
+        counts = np.bincount(16 * one + other, minlength=256)
+        assert stats.chisquare(counts).pvalue > 1e-3
+
+
 def test_frames_are_kept_once_and_as_they_come():
     layout = Layout(Specification((84, 84, 1), "uint8", 6, 27_000), 1_000, stack=4, steps=3)
     frames = jax.eval_shape(layout.empty)

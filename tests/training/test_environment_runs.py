@@ -261,6 +261,24 @@ def test_an_idle_branch_has_the_experience_of_the_run(whole):
     assert of("reset") != idle
 
 
+def test_an_agent_alone_is_the_agent_in_company_up_to_rounding(whole):
+    _, records, _, _ = whole
+    found, _, _ = finish(runner_of(configs=CONFIGS[1:2]))
+    mine = [r for r in records if r.run == found[0].run]
+    assert [r._replace(value=0.0) for r in found] == [r._replace(value=0.0) for r in mine]
+    np.testing.assert_allclose([r.value for r in found], [r.value for r in mine], rtol=1e-3, atol=1e-5)
+
+
+def test_an_agent_alone_is_held_as_in_company():
+    until = Reached("loss", 5.0, window=3, falling=True)
+    events = lambda tasks: (Switch(tasks[0]), Train(tasks[0], 9, until=until), Train(tasks[0], 3))  # noqa: E731
+    together, _, _ = finish(runner_of(events))
+    found, _, _ = finish(runner_of(events, configs=CONFIGS[:1]))
+    taken, held = ([r.value for r in each if r.metric == "updates_taken"] for each in (together, found))
+    assert held == taken[:1]
+    assert held[0] < 9
+
+
 def test_held_lanes_go_on_acting():
     until = Reached("loss", 5.0, window=3, falling=True)
     events = lambda tasks: (Switch(tasks[0]), Train(tasks[0], 9, until=until), Train(tasks[0], 3))  # noqa: E731

@@ -17,6 +17,7 @@ from neoteny.interventions.redo import Redo, dormant_units, redo
 from neoteny.interventions.reset import Moments, Reset, ResetOptimizer, reset, reset_optimizer
 from neoteny.interventions.shrink_perturb import ShrinkPerturb, shrink_perturb
 from neoteny.interventions.splice import Restore, Splice, UseHead, restore, restored, splice, spliced
+from neoteny.interventions.widen import Widen, widen
 
 __all__ = [
     "EMPTY",
@@ -38,6 +39,7 @@ __all__ = [
     "Splice",
     "UseHead",
     "Variant",
+    "Widen",
     "dormant_units",
     "fold_linear",
     "inject",
@@ -50,4 +52,5 @@ __all__ = [
     "shrink_perturb",
     "splice",
     "spliced",
+    "widen",
 ]

@@ -106,6 +106,11 @@ def _lane(tree: PyTree, lane) -> PyTree:
     return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, lane, keepdims=False), tree)
 
 
+def _only(tree: PyTree) -> PyTree:
+    """The only lane of a tree with a leading axis of one lane."""
+    return jax.tree.map(lambda x: x[0], tree)
+
+
 def _lanes(tree: PyTree, first, count: int) -> PyTree:
     """A tree of `count` lanes from the `first` on."""
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, count), tree)
@@ -192,17 +197,17 @@ class Programs:
         state, metrics = self.learner(values).update(learner_state, batch, key)
         return detach(state), metrics
 
-    def _next(self, state: PackState, values, seed, task: Given, clock: Clock, transform):
+    def _next(self, learner: LearnerState, source, values, seed, task: Given, clock: Clock, transform):
         """A lane's source after the next batch, the batch, and the environment steps that took."""
-        assert state.source is not None, "Train comes after Switch"
+        assert source is not None, "Train comes after Switch"
         key = named_key(root_key(seed), Purpose.BATCH, clock.task, clock.task_update)
         if isinstance(transform, Transform):
             assert isinstance(task, TaskArrays)
-            source, batch = self._source.next(state.source, task, transform, clock.task_update, key)
+            source, batch = self._source.next(source, task, transform, clock.task_update, key)
             return source, batch, jnp.zeros((), jnp.int32)
         assert not isinstance(task, TaskArrays)
-        playing = given(transform, task, state.source.drawn)
-        source, batch, cost = self._source.next(state.source, playing, self._acting(state.learner, values), clock, key)
+        playing = given(transform, task, source.drawn)
+        source, batch, cost = self._source.next(source, playing, self._acting(learner, values), clock, key)
         return source, batch, jnp.asarray(cost, jnp.int32)
 
     def _acting(self, learner_state: LearnerState, values) -> Callable[[Array, PRNGKeyArray], Array]:
@@ -216,7 +221,7 @@ class Programs:
         self, state: PackState, values, seed, task: Given, clock: Clock, transform, until: Reached | None
     ) -> tuple[PackState, Array]:
         """One lane's next batch and update, and the environment steps they took."""
-        source, batch, cost = self._next(state, values, seed, task, clock, transform)
+        source, batch, cost = self._next(state.learner, state.source, values, seed, task, clock, transform)
         # The source follows the shared clock, whether the lane is held or not.
         return self._learned(state, batch, values, seed, clock, cost, until)._replace(source=source), cost
 
@@ -269,7 +274,7 @@ class Programs:
 
     def _follow_lane(self, state: PackState, values, seed, task: Given, clock: Clock, transform):
         """A lane that is held through one update of the others: its source follows the shared clock."""
-        source, _, cost = self._next(state, values, seed, task, clock, transform)
+        source, _, cost = self._next(state.learner, state.source, values, seed, task, clock, transform)
         return state._replace(source=source), cost
 
     # Packs --------------------------------------------------------------------------------------------------------
@@ -329,26 +334,40 @@ class Programs:
         The state, how many updates they were, and how many environment steps.
         """
 
-        def one(state, clock):
-            def lane(state, values, seed):
-                return self._step_lane(state, values, seed, task, clock, transform, until)
+        def gather(learner, source, values, seed, clock):
+            return self._next(learner, source, values, seed, task, clock, transform)
 
-            # What a batch costs is the same in every lane, as the clock is.
-            return jax.vmap(lane, out_axes=(0, None))(state, lanes.values, lanes.seeds)
+        def learn(rest, batch, values, seed, clock, cost):
+            return self._learned(rest, batch, values, seed, clock, cost, until)
+
+        # The learner of a pack of one lane has no axis of lanes in the loop: with it XLA:CPU turns matrices over before
+        # it multiplies them. A source keeps its axis: without it its ring would be copied at every update.
+        alone, own = lanes.seeds.shape[0] == 1, (lanes.values, lanes.seeds)
+        # What a batch costs is the same in every lane, as the clock is.
+        gathered = jax.vmap(gather, in_axes=(None if alone else 0, 0, 0, 0, None), out_axes=(0, 0, None))
+        learned = jax.vmap(learn, in_axes=(0, 0, 0, 0, None, None))
 
         def body(carry):
-            state, clock, index = carry
-            state, cost = one(state, clock)
-            return state, clock.tick(cost), index + 1
+            rest, source, clock, index = carry
+            # The source follows the shared clock, whether a lane is held or not.
+            source, batch, cost = gathered(rest.learner, source, *own, clock)
+            if alone:
+                batch, values, seed = _only((batch, *own))
+                rest = learn(rest, batch, values, seed, clock, cost)
+            else:
+                rest = learned(rest, batch, *own, clock, cost)
+            return rest, source, clock.tick(cost), index + 1
 
         def unfinished(carry):
-            state, _, index = carry
+            rest, _, _, index = carry
             more = index < steps
-            return more if until is None else more & jnp.any(alive & ~state.held)
+            return more if until is None else more & jnp.any(alive & ~rest.held)
 
-        carry = (state, clock, jnp.zeros((), jnp.int32))
-        state, after, done = jax.lax.while_loop(unfinished, body, carry)
-        return state, done, after.env_step - clock.env_step
+        rest = state._replace(source=None)
+        begun = (_only(rest) if alone else rest, state.source, clock, jnp.zeros((), jnp.int32))
+        rest, source, after, done = jax.lax.while_loop(unfinished, body, begun)
+        rest = jax.tree.map(lambda x: x[None], rest) if alone else rest
+        return rest._replace(source=source), done, after.env_step - clock.env_step
 
     def _check(self, networks, last_finite, alive: Array) -> tuple[dict[str, Network], Array]:
         """`last_finite` brought up to date, and which lanes are (still) finite."""

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from neoteny.lab.study import Study
-from neoteny.studies.injection import atari
+from neoteny.studies.injection import atari, learning
 from neoteny.studies.injection.claims import CLAIMS
 from neoteny.studies.injection.figures import ADAMS, FIGURES
 from neoteny.studies.injection.gains import gain_at, game_returns, last_fork, mean_over_seeds, relabel_rows, why_unfit
@@ -24,8 +24,8 @@ from neoteny.studies.injection.relabel import relabel, settings
 PRESETS = {
     "smoke": "seconds, to see that everything works; its numbers mean nothing",
     "quick": (
-        "reduced: 5,000 MNIST digits, width 128, 18 tasks, 10 seeds; a classification MDP of 30,000 updates; five "
-        "games of MinAtar for 400,000 frames, 5 seeds; planned for an hour and a half on two CPU cores"
+        "reduced: 5,000 MNIST digits, width 128, 18 tasks, 10 seeds; a classification MDP of 30,000 updates; four "
+        "games of MinAtar for 300,000 frames, 5 seeds; planned for less than an hour and a half on two CPU cores"
     ),
     "paper": (
         "5,000 MNIST digits, width 512, 30 tasks of 1,500 steps, 10 seeds; MinAtar for the published 5 million frames: "
@@ -57,6 +57,7 @@ def summary(frame: pl.DataFrame) -> tuple[str, ...]:
             "the head's."
         )
     told += _told_of_games(frame)
+    told += learning.told_of_learning(frame)
     return tuple(told)
 
 
@@ -91,15 +92,16 @@ STUDY = Study(
         "When a network stops improving, is lost plasticity the limit? Inject fresh parameters into a copy, change "
         "nothing else, and compare."
     ),
-    experiments=(relabel, settings, growth, mdp, games, illustration, atari.atari),
+    experiments=(relabel, settings, growth, mdp, games, illustration, learning.learning, atari.atari),
     claims=CLAIMS,
-    figures=(*FIGURES, *atari.FIGURES),
-    presets={**PRESETS, **atari.PRESETS},
+    figures=(*FIGURES, *learning.FIGURES, *atari.FIGURES),
+    presets={**PRESETS, **learning.PRESETS, **atari.PRESETS},
     notes=(
         "The paper's experiments are on Atari; the claims are about labels that change, where loss of plasticity is "
-        "known to happen, a classification MDP and MinAtar. No claim is about the experiment `atari`.",
+        "known to happen, a classification MDP and MinAtar. No claim is about the experiments `learning` and `atari`.",
         "Copies share every draw with the untreated one. A copy that diverged counts with the worst value of any.",
         "Of several claims the paper's own numbers were not seen, only their direction: docs/studies/injection.md.",
     ),
     summary=summary,
+    tables=learning.TABLES,
 )

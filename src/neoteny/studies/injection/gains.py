@@ -26,8 +26,8 @@ def relabel_rows(frame: pl.DataFrame, adam: tuple[float, float]) -> pl.DataFrame
 
 
 def varied(rows: pl.DataFrame) -> list[str]:
-    """The fields of `STRUCTURE` in which these rows differ."""
-    return [name for name in STRUCTURE if name in rows.columns and rows[name].n_unique() > 1]
+    """The fields of `STRUCTURE`, and `arms`, in which these rows differ."""
+    return differing(rows, (*STRUCTURE, "arms"))
 
 
 def performance_of(rows: pl.DataFrame, *, following: bool = True, whole: bool = False) -> pl.DataFrame:
@@ -120,6 +120,18 @@ def growth_accuracy(frame: pl.DataFrame) -> pl.DataFrame:
     return rows.select("arm", "seed", "task", "tasks", "small", "large", value=100 * pl.col("value"))
 
 
+def growth_areas(frame: pl.DataFrame) -> pl.DataFrame:
+    """Area under the curve of training accuracy, in points, over the updates of every task, divided by their number:
+    columns arm, seed, task, tasks, value.
+    """
+    rows = frame.filter((pl.col("experiment") == "growth") & (pl.col("metric") == "train_accuracy"))
+    rows = rows.sort("run", "step").with_columns(
+        updates=pl.col("step") - pl.col("step").shift(1, fill_value=0).over("run")
+    )
+    area = 100 * (pl.col("value") * pl.col("updates")).sum() / pl.col("updates").sum()
+    return rows.group_by("arm", "seed", "task", "tasks").agg(value=area).sort("arm", "seed", "task")
+
+
 # Reinforcement learning -------------------------------------------------------------------------------------------
 
 MDP_STRUCTURE = (
@@ -127,6 +139,11 @@ MDP_STRUCTURE = (
     "adam_b2", "adam_eps_root",
 )  # fmt: skip
 """What must be one setting for the claim about `mdp`."""
+
+GROWTH_STRUCTURE = (
+    "small", "large", "data", "batch", "tasks", "steps_per_task", "learning_rate", "adam_b2", "adam_eps_root",
+)  # fmt: skip
+"""What must be one setting for the claim about `growth`."""
 
 GAMES_STRUCTURE = ("frames", "period", "learning_starts", "capacity", "exploration", "learning_rate")
 """What must be one setting for what is said about `games`."""
@@ -154,20 +171,20 @@ def reward_rates(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def game_returns(frame: pl.DataFrame) -> pl.DataFrame:
-    """Mean return of the episodes that ended between records of `games` and `illustration`, exploration included:
-    columns experiment, run, seed, game, frames (of the run), branch, event, step, frame (so far), value; none where no
-    episode ended.
+    """Mean return of the episodes that ended between records of `games`, `illustration` and `learning`, exploration
+    included: columns experiment, run, seed, game, frames (of the run), branch, event, step, frame (so far), episodes
+    (an update, in the mean), value; none where no episode ended.
     """
-    rows = frame.filter(pl.col("experiment").is_in(["games", "illustration"]))
+    rows = frame.filter(pl.col("experiment").is_in(["games", "illustration", "learning"]))
     keys = ["experiment", "run", "seed", "game", "frames", "period", "branch", "event", "step"]
     if rows.is_empty() or "game" not in rows.columns:
         return pl.DataFrame()
     one, two = (
         rows.filter(pl.col("metric") == metric).select(*keys, "value") for metric in ("train_returns", "train_episodes")
     )
-    both = one.join(two, on=keys, how="inner", suffix="_episodes").filter(pl.col("value_episodes") > 0)
-    means = both.with_columns(value=pl.col("value") / pl.col("value_episodes"), frame=pl.col("step") * pl.col("period"))
-    return means.drop("value_episodes", "period").sort("experiment", "game", "run", "branch", "event", "step")
+    both = one.join(two.rename({"value": "episodes"}), on=keys, how="inner").filter(pl.col("episodes") > 0)
+    means = both.with_columns(value=pl.col("value") / pl.col("episodes"), frame=pl.col("step") * pl.col("period"))
+    return means.drop("period").sort("experiment", "game", "run", "branch", "event", "step")
 
 
 def game_gains(frame: pl.DataFrame) -> pl.DataFrame:

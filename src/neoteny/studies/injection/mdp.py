@@ -15,12 +15,12 @@ from neoteny.lab.study import Experiment
 from neoteny.learners.dqn import dqn
 from neoteny.learners.learner import Learner
 from neoteny.probes import dead_units
-from neoteny.studies.injection.relabel import HEAD, PARAMETERS, adam, check_config, images, network, tenth
+from neoteny.studies.injection.relabel import HEAD, PARAMETERS, adam, check_config, images, network, output_jump, tenth
 from neoteny.tasks.classification import ClassificationMDP, Goal, Labels
 from neoteny.tasks.environments import EnvironmentTask, environments
 from neoteny.tasks.experience import DeviceExperience, LinearEpsilon
 from neoteny.tasks.streams import Stream
-from neoteny.training.events import Event, Fork, Intervene, Probe, Switch, Train
+from neoteny.training.events import Event, Fork, Intervene, Probe, Save, Switch, Train
 
 MDP_ARMS: dict[str, Intervention | None] = {
     "control": None,
@@ -94,11 +94,15 @@ def mdp_script(config: MDPConfig, tasks: tuple[EnvironmentTask, ...]) -> tuple[E
     branches: dict[str, tuple[Event, ...]] = {
         name: () if arm is None else (Intervene(arm),) for name, arm in MDP_ARMS.items()
     }
+    # The target network is no part of what a probe sees; both are compared as they were kept.
+    jump = Probe(output_jump("before", "injected"), on=task, samples=256)
+    branches["inject"] += (Save("injected"), jump)
     return (
         Switch(task),
         Train(task, before, record_every=tenth(before)),
         Probe(dead_units, on=task, samples=2_048),
         Probe(PARAMETERS, on=task, samples=1),
+        Save("before"),
         Fork(branches, then=(Train(task, after, record_every=tenth(after)),)),
     )
 

@@ -16,8 +16,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
-from neoteny.interventions import Inject, InjectedMoments, Intervention, Reset, ShrinkPerturb, Variant
+from neoteny.interventions import Inject, InjectedMoments, Intervention, Reset, ShrinkPerturb, Variant, Widen
 from neoteny.lab.configs import Lane
 from neoteny.lab.study import Experiment
 from neoteny.learners.learner import Learner
@@ -41,7 +42,7 @@ DEFAULT, TUNED = (0.999, 0.0), (0.9, 1e-3)
 """(adam_b2, adam_eps_root) of Adam as it comes, and as Lyle et al. 2023 tune it, where plasticity survives."""
 
 
-ARMS: dict[str, Intervention | None] = {
+TREATMENTS: dict[str, Intervention | None] = {
     "control": None,
     "inject": Inject(HEAD),
     "placebo": Inject(HEAD, variant=Variant.PLACEBO),
@@ -55,8 +56,11 @@ ARMS: dict[str, Intervention | None] = {
     "frozen_encoder": Inject(HEAD, freeze_encoder=True),
     "inject_whole": Inject(0),
 }
-"""What is done to the copies. `fresh` is a new network with a new optimiser, the ceiling; `inject_whole` has no
-encoder, to tell a dead encoder from a dead head."""
+"""What is done to the copies at any width. `fresh` is a new network with a new optimiser, the ceiling; `inject_whole`
+has no encoder, to tell a dead encoder from a dead head."""
+
+ARMS = (*TREATMENTS, "widen")
+"""All copies; `widen` has a head of twice the hidden width, in which the old one goes on."""
 
 CORE = ("control", "inject", "placebo", "reset", "shrink_perturb", "fresh")
 """The arms of every fork; the last fork has all."""
@@ -139,18 +143,25 @@ def source(config: Any) -> Minibatch:
 
 @dataclass(frozen=True)
 class OutputJump:
-    """max |Q - Q_saved| / max(1, max |Q_saved|) on a batch, against the networks kept by a save."""
+    """max |Q - Q_before| / max(1, max |Q_before|) on a batch, against the networks kept by a save: of the online
+    network, or of every network kept by a later save.
+    """
 
-    save: str
+    before: str
+    after: str | None = None
 
     def __call__(self, view, batch, key, saved) -> dict[str, Any]:
-        before, after = (n(batch.inputs).output for n in (saved[self.save]["online"], view.network))
-        return {"online": jnp.max(jnp.abs(after - before)) / jnp.maximum(1.0, jnp.max(jnp.abs(before)))}
+        now = {"online": view.network} if self.after is None else saved[self.after]
+        return {name: self._jump(saved[self.before][name], network, batch.inputs) for name, network in now.items()}
+
+    def _jump(self, before: Network, after: Network, inputs: Array) -> Array:
+        old, new = before(inputs).output, after(inputs).output
+        return jnp.max(jnp.abs(new - old)) / jnp.maximum(1.0, jnp.max(jnp.abs(old)))
 
 
-def output_jump(save: str) -> ViewProbe:
+def output_jump(before: str, after: str | None = None) -> ViewProbe:
     """The probe that measures it."""
-    return ViewProbe("output_jump", OutputJump(save), saves=(save,))
+    return ViewProbe("output_jump", OutputJump(before, after), saves=(before,) if after is None else (before, after))
 
 
 def count_parameters(network: Network) -> dict[str, float]:
@@ -175,8 +186,11 @@ def _start(steps: int) -> int:
     return max(1, math.ceil(steps / 50))
 
 
-def _treated(name: str) -> tuple[Event, ...]:
-    treatment = ARMS[name]
+def _treated(name: str, config: Config) -> tuple[Event, ...]:
+    if name == "widen":
+        wider = network(images(config.data), config.width, 2 * config.width)
+        return (Intervene(Widen(wider)),)
+    treatment = TREATMENTS[name]
     return () if treatment is None else (Intervene(treatment),)
 
 
@@ -193,7 +207,7 @@ def script(config: Config, tasks: tuple[Task, ...]) -> tuple[Event, ...]:
         ]
         if done not in points:
             continue
-        names = ("control", "inject") if config.arms == "pair" else tuple(ARMS) if done == points[-1] else CORE
+        names = ("control", "inject") if config.arms == "pair" else ARMS if done == points[-1] else CORE
         events += [
             Probe(dormant_units, on=task),
             Probe(feature_rank, on=task, samples=2_048),
@@ -204,11 +218,11 @@ def script(config: Config, tasks: tuple[Task, ...]) -> tuple[Event, ...]:
         same = [name for name in ("control", "inject", "placebo", "reset") if name in names]
         events += [
             Fork(
-                {name: (*_treated(name), Probe(look, PARAMETERS, on=task, samples=512)) for name in same},
+                {name: (*_treated(name, config), Probe(look, PARAMETERS, on=task, samples=512)) for name in same},
                 then=(Train(task, _start(steps), record_every=_start(steps)),),
             ),
             Fork(
-                {name: _treated(name) for name in names},
+                {name: _treated(name, config) for name in names},
                 then=(Switch(following), Train(following, steps, record_every=tenth(steps))),
             ),
         ]
@@ -244,7 +258,7 @@ def settings_axes(preset: str) -> list[dict]:
     sizes = {**SIZES[preset], "arms": ("pair",)}
     width, steps = (sizes.get(name, (getattr(Config, name),))[0] for name in ("width", "steps_per_task"))
     if preset == "quick":
-        sizes["seed"] = tuple(range(5))
+        sizes["seed"] = tuple(range(6))
     rates = {**sizes, "learning_rate": (Config.learning_rate / 4, Config.learning_rate * 4)}
     if preset == "smoke":  # one program instead of five
         return [rates]
