@@ -595,7 +595,7 @@ def test_residual_networks_learn_by_q_learning_and_keep_their_moments():
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [
-        (AgentConfig, {"iterations": (15,)}, "multiple of probe_every"),
+        (AgentConfig, {"iterations": (12,)}, "multiple of probe_every"),
         (AgentConfig, {"network": ("vit",), "treatment": ("layer_norm",)}, "for the networks mlp and cnn"),
         (AgentConfig, {"network": ("resnet18",), "treatment": ("spectral_norm",)}, "for the networks mlp and cnn"),
         (AgentConfig, {"epsilon": (1.5,)}, "epsilon is a probability"),
