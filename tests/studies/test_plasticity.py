@@ -15,9 +15,10 @@ from neoteny.errors import UsageError
 from neoteny.lab import configs
 from neoteny.lab.plan import Request, make_plan
 from neoteny.networks import split_trainable
+from neoteny.probes import dead_units
 from neoteny.studies.plasticity import CLAIMS, STUDY, summary
 from neoteny.studies.plasticity.labels import REMEDIES, Config, case1, learner, script, stream
-from neoteny.training import Intervene, Train
+from neoteny.training import Evaluate, Intervene, Probe, Switch, Train
 
 TASKS, SEEDS = 9, 6
 LABELS = ("UPL-1", "UPL-2", "UPL-3", "UPL-4")
@@ -170,9 +171,11 @@ def test_adam_equals_a_reference_in_float64_with_eps_root_inside_the_root(settin
     m, v = ([np.zeros_like(leaf) for leaf in leaves] for _ in range(2))
     plain, plain_states = optax.adam(1e-3, b2=b2, eps=1e-9), None
     rng = np.random.default_rng(0)
+    # From where the epsilon outside the root is all there is to where it is nothing.
+    scales = [10.0 ** rng.integers(-10, 1, size=leaf.shape) for leaf in leaves]
     update = jax.jit(optimizer.update)
     for step in range(1, 101):
-        gradients = [rng.normal(size=leaf.shape) * 10.0 ** rng.integers(-4, 1) for leaf in leaves]
+        gradients = [rng.normal(size=leaf.shape) * scale for leaf, scale in zip(leaves, scales, strict=True)]
         tree = jax.tree.unflatten(jax.tree.structure(parameters), [np.float32(g) for g in gradients])
         changes, states = update(tree, states, parameters)
         if root == 0:
@@ -234,6 +237,18 @@ def test_every_remedy_changes_what_it_says(remedy):
     ]
     ratio = np.abs(moved[0]).mean() / np.abs(moved[1]).mean()
     assert ratio == pytest.approx(1 / 3 if remedy == "third_rate" else 1, rel=0.05)
+
+
+def test_networks_are_looked_at_before_the_labels_are_drawn_anew():
+    config = Config(data="digits", tasks=2, remedy="reset_last")
+    events = script(config, tuple(stream(config)))
+    kinds = list(dict.fromkeys(type(event) for event in events))
+    assert kinds == [Switch, Train, Evaluate, Probe, Intervene]
+    one, other = events[: len(events) // 2], events[len(events) // 2 :]
+    assert [type(event) for event in one] == [type(event) for event in other]
+    assert [event.samples for event in one if isinstance(event, Evaluate)] == [4_096]
+    counted = next(event for event in one if isinstance(event, Probe) and dead_units in event.probes)
+    assert counted.samples is None, "on all images: a sample overstates"
 
 
 def test_until_fitted_bounds_the_task():

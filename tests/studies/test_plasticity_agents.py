@@ -18,15 +18,17 @@ import pytest
 
 from neoteny.analysis.claims import evaluate
 from neoteny.errors import UsageError
+from neoteny.interventions import LeaveFollowers, Redo, Reset, ResetOptimizer, ShrinkPerturb
 from neoteny.lab import configs
 from neoteny.lab.plan import Request, make_plan
 from neoteny.learners import Transitions, dqn
-from neoteny.networks import BatchNorm, LayerNorm, SpectralNorm, resnet
-from neoteny.studies.games import minatar_stream
+from neoteny.networks import BatchNorm, LayerNorm, SpectralNorm, resnet, split_trainable
+from neoteny.studies.games import minatar_agent, minatar_stream
 from neoteny.studies.plasticity import CLAIMS, STUDY, summary
 from neoteny.studies.plasticity.agents import (
     TREATMENTS,
     AgentConfig,
+    ProbeTask,
     interventions,
     learner,
     maker,
@@ -36,8 +38,10 @@ from neoteny.studies.plasticity.agents import (
 )
 from neoteny.studies.plasticity.figures import beside_the_paper
 from neoteny.studies.plasticity.games import ATARI, AtariConfig, GameConfig, game_learner, game_script
-from neoteny.studies.plasticity.published import FINAL, RISE, published
+from neoteny.studies.plasticity.games import agent as atari_agent
+from neoteny.studies.plasticity.published import FINAL, INITIAL, RISE, published
 from neoteny.studies.plasticity.runs import compared, correlations, probed
+from neoteny.studies.plasticity.shared import source
 from neoteny.studies.plasticity.walk import WalkConfig, times
 from neoteny.studies.plasticity.walk import learner as walk_learner
 from neoteny.studies.plasticity.walk import script as walk_script
@@ -59,7 +63,9 @@ AS_CLAIMED = {
 """(treatment, output) -> rise."""
 
 
-def agent(config: AgentConfig, experiment: str, rise: float, *, growth: float = 1.0, statistics=None) -> list[dict]:
+def agent(
+    config: AgentConfig, experiment: str, rise: float, *, growth: float = 1.0, statistics=None, start: float = 0.2
+) -> list[dict]:
     """The records of one agent: the probe task at 0, 1 and 2 iterations, curvature that grows, and statistics."""
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     common = {"run": f"{experiment}-{sorted(fields.items())}", "experiment": experiment, **fields}
@@ -69,7 +75,7 @@ def agent(config: AgentConfig, experiment: str, rise: float, *, growth: float = 
         rows.append({**common, "step": step, "metric": metric, "place": place, "value": float(value)})
 
     for number, step in enumerate((1, 1_000, 2_000)):
-        final = 0.2 + rise * number / 2
+        final = start + rise * number / 2
         for place, value in (("initial", 0.7), ("final", final), ("baseline", 0.5), ("diverged", 0.0)):
             record(step, "plasticity", place, value)
         record(step, "output_sharpness", "all", 2.0 * np.exp(growth * number / 2))
@@ -79,8 +85,12 @@ def agent(config: AgentConfig, experiment: str, rise: float, *, growth: float = 
     return rows
 
 
-def experiments(rises=AS_CLAIMED, *, growth=None, statistics=None, noise=0.01, labels=("true", "random"), **changed):
-    """Records of interventions; `statistics(rise, labels)` gives those of one agent."""
+def experiments(
+    rises=AS_CLAIMED, *, growth=None, statistics=None, noise=0.01, labels=("true", "random"), starts=0.0, **changed
+):
+    """Records of interventions; `statistics(rise, labels)` gives those of one agent. Losses at the start differ by as
+    much as `starts`.
+    """
     rng, rows = np.random.default_rng(0), []
     for (treatment, output), rise in rises.items():
         for kind in labels:
@@ -89,7 +99,8 @@ def experiments(rises=AS_CLAIMED, *, growth=None, statistics=None, noise=0.01, l
                 mine = rise + rng.normal(scale=noise)
                 grown = (growth or {}).get(treatment, 2.0) + rng.normal(scale=0.1)
                 held = statistics(mine, kind, rng) if statistics else None
-                rows += agent(config, "interventions", mine, growth=grown, statistics=held)
+                start = 0.2 + starts * rng.random()
+                rows += agent(config, "interventions", mine, growth=grown, statistics=held, start=start)
     return pl.DataFrame(rows)
 
 
@@ -250,16 +261,17 @@ STATISTICS = (("weight_norm", "all"), ("weight_rank", "all"), ("dead_units", "al
 
 
 def following(signs):
-    """Statistics that go with the rise by the sign of the labels."""
+    """Statistics that go with the rise by the sign of the labels, and at another place the other way."""
 
     def measured(rise, kind, rng):
-        return {name: signs[kind] * rise + rng.normal(scale=0.01) for name in STATISTICS}
+        found = {name: signs[kind] * rise + rng.normal(scale=0.01) for name in STATISTICS}
+        return {**found, **{(name, "hidden1"): -found[name, place] for name, place in STATISTICS if place == "all"}}
 
     return measured
 
 
 def test_signs_that_flip_and_signs_that_do_not():
-    flipping = experiments(statistics=following({"true": 1, "random": -1}))
+    flipping = experiments(statistics=following({"true": 1, "random": -1}), starts=5.0)
     constant = experiments(statistics=following({"true": 1, "random": 1}))
     nothing = experiments(statistics=lambda rise, kind, rng: {name: rng.normal() for name in STATISTICS})
     assert outcomes(flipping, "7") == ["holds"]
@@ -301,6 +313,13 @@ def test_agents_of_one_correlation_are_alike_and_count_once():
     assert (narrow.value > 0.9, wide.value < -0.9) == (True, True)
     alone = correlations(frame)["weight_norm"]["mnist_digits, mlp, true labels, adam"]
     assert narrow == alone, "the same agents in two experiments are not twice as many"
+    earlier = pl.when(pl.col("step") > 1).then(pl.col("step") // 100).otherwise(pl.col("step"))
+    short = frame.with_columns(updates=pl.lit(10, pl.Int64), step=earlier)
+    assert correlations(short)["weight_norm"] == {}
+    gone = frame.filter((pl.col("seed") != 0) | (pl.col("step") == 1))
+    died = frame.filter((pl.col("seed") == 0) & (pl.col("metric") == "weight_norm") & (pl.col("place") == "all"))
+    lost = pl.concat([gone, died, died.with_columns(metric=pl.lit("diverged"))])
+    assert correlations(lost)["weight_norm"].popitem()[1].n == SEEDS - 1, "agents that diverged are no points"
     few = frame.filter((pl.col("seed") < 5) & (pl.col("treatment") == "none") & (pl.col("output") == "scalar"))
     assert correlations(few)["weight_norm"] == {}, "five agents are too few"
     assert outcomes(few, "7") == ["not_run"]
@@ -356,6 +375,11 @@ def test_the_paper_s_own_table():
     assert published(FINAL, "cifar10", "none", "two_hot", "mlp") == "0.49"
     assert published(RISE, "cifar10", "layer_norm", "scalar", "vit") == "-"
     assert published(RISE, "digits", "none", "scalar", "mlp") == "-"
+    for treatment in ("none", "layer_norm"):
+        tables = [each["cifar10"][treatment, "scalar"] for each in (INITIAL, FINAL, RISE)]
+        for network in tables[0]:
+            initial, final, rise = (table[network][0] for table in tables)
+            assert final - initial == pytest.approx(rise, abs=0.0101), "two roundings"
 
 
 # Configurations, networks and scripts -----------------------------------------------------------------------------
@@ -389,8 +413,91 @@ def test_every_treatment_changes_what_it_says(treatment):
     state, bare = (each.init(jax.random.key(0)) for each in (made, plain))
     data = batch(config)
     view, other = made.view(state), plain.view(bare)
-    differs = float(view.loss(view.network, data, None)) != float(other.loss(other.network, data, None))
-    assert differs == (treatment in ("layer_norm", "spectral_norm", "weight_decay"))
+    differs = float(view.loss(view.network, data, None)) - float(other.loss(other.network, data, None))
+    assert (differs != 0) == (treatment in ("layer_norm", "spectral_norm", "weight_decay"))
+    if treatment == "weight_decay":
+        squares = sum(float(jnp.sum(jnp.square(leaf))) for leaf in jax.tree.leaves(split_trainable(view.network)[0]))
+        assert differs == pytest.approx(1e-5 * squares, rel=0.05)
+    if treatment == "spectral_norm":
+        assert any(isinstance(layer, SpectralNorm) for layer in network.stage("hidden1").layers)
+
+
+def test_strengths_are_those_of_the_specification():
+    at_target = {name: treatment.at_target for name, treatment in TREATMENTS.items() if treatment.at_target is not None}
+    assert at_target == {
+        "reset_last": LeaveFollowers(Reset(stages=("head",))),
+        "shrink_perturb": LeaveFollowers(ShrinkPerturb(shrink=0.8, perturb=0.2)),
+        "reset_optimizer": ResetOptimizer(),
+        "redo": LeaveFollowers(Redo(tau=0.025)),
+    }
+
+
+@pytest.mark.parametrize("path", ["agent", "walk"])
+def test_the_loss_is_the_whole_squared_error_to_the_best_value_of_the_target_network(path):
+    """f - (r + gamma max f_target), and SGD on it at the rate that is given."""
+    if path == "agent":
+        config = replace(TINY, optimizer="sgd", learning_rate=0.1)
+        made = learner(config)
+    else:
+        config = WalkConfig(data="digits", pool=1, width=8, learning_rate=0.1)
+        made = walk_learner(config)
+    state, data = made.init(jax.random.key(0)), batch(TINY)
+    for number in range(10):  # the target network stays behind, and prefers other actions
+        state, _ = made.update(state, data, jax.random.key(number))
+    online, target = state.networks["online"], state.networks["target"]
+
+    def loss(network):
+        values, following = network(data.observations).output, target(data.next_observations).output
+        wanted = jax.lax.stop_gradient(data.rewards + data.discounts * jnp.max(following, axis=1))
+        return jnp.mean(jnp.square(wanted - values[jnp.arange(8), data.actions]))
+
+    preferred = [np.argmax(each(data.next_observations).output, axis=1) for each in (online, target)]
+    assert (preferred[0] != preferred[1]).any()
+    view = made.view(state)
+    assert float(view.loss(view.network, data, None)) == pytest.approx(float(loss(online)), rel=1e-5)
+    parameters, rest = split_trainable(online)
+    gradient = jax.grad(lambda p: loss(eqx.combine(p, rest)))(parameters)
+    moved = split_trainable(made.update(state, data, jax.random.key(9))[0].networks["online"])[0]
+    for after, before, slope in zip(*map(jax.tree.leaves, (moved, parameters, gradient)), strict=True):
+        np.testing.assert_allclose(after, before - 0.1 * slope, atol=1e-6)
+
+
+def test_experience_is_what_the_configuration_says():
+    for config in (TINY, replace(TINY, labels="random", goal="sparse", capacity=70, epsilon=0.3)):
+        gathered, environment = source(config), stream(config)[0].environment
+        assert (gathered.batch_size, gathered.period, gathered.discount) == (8, 1, 0.99)
+        assert gathered.learning_starts == gathered.capacity == config.capacity
+        assert float(gathered.epsilon(1)) == pytest.approx(config.epsilon)
+        assert (environment.labels, environment.goal) == (config.labels, config.goal)
+
+
+def test_the_probe_task_is_what_the_configuration_says():
+    tasks = tuple(stream(TINY))
+    fitted = [
+        (probe.function, event.samples)
+        for event in script(TINY, tasks)
+        if isinstance(event, Probe)
+        for probe in event.probes
+        if getattr(probe, "name", "") == "plasticity"
+    ]
+    earlier, last = (ProbeTask(targets=2, steps=3, batch_size=8, fresh=fresh) for fresh in (False, True))
+    assert fitted == [(earlier, 16), (earlier, 16), (last, 16)]
+
+
+def test_settings_of_the_paper():
+    plan = make_plan(STUDY, Request("plasticity", "paper", experiments=("interventions", "walk", "atari")))
+    runs = {name: [r.config for r in plan.runs.values() if r.experiment == name] for name in ("interventions", "walk")}
+    agents = {
+        (c.width, c.iterations * c.updates, c.probe_every * c.updates, c.probe_targets, c.probe_steps, c.epsilon, c.l2)
+        for c in runs["interventions"]
+    }
+    assert agents == {(512, 100_000, 5_000, 10, 2_000, 0.1, 1e-5)}
+    assert {c.target_period for c in runs["interventions"]} == {1_000}
+    walked = {(c.width, c.batch, c.target_period, c.learning_rate, c.gradients) for c in runs["walk"]}
+    assert walked == {(512, 512, 5_000, 1e-3, 512)}
+    zoo = atari_agent(AtariConfig())
+    assert (zoo.replay, zoo.epsilon_end, zoo.double, zoo.period, zoo.target_period) == (100_000, 0.1, True, 4, 7_500)
+    assert (minatar_agent(GameConfig()).double, minatar_agent(GameConfig()).target_period) == (True, 1_000)
 
 
 @pytest.mark.parametrize("output", ["scalar", "two_hot"])
@@ -446,6 +553,7 @@ def test_agents_learn_alike_whether_they_are_looked_at_or_not_and_end_beside_a_f
         arrays = {name: array for name, array in runner.arrays().items() if "learner" in name or "source" in name}
         found.append((records, arrays))
     (looked, one), (_, other) = found
+    assert {record.env_steps for record in looked if record.step == 1} == {51}, "the replay is full before it learns"
     assert one.keys() == other.keys()
     assert any("online" in name for name in one)
     for name in one:
@@ -487,7 +595,7 @@ def test_residual_networks_learn_by_q_learning_and_keep_their_moments():
 @pytest.mark.parametrize(
     ("config", "changes", "message"),
     [
-        (AgentConfig, {"iterations": (15,)}, "multiple of probe_every"),
+        (AgentConfig, {"iterations": (12,)}, "multiple of probe_every"),
         (AgentConfig, {"network": ("vit",), "treatment": ("layer_norm",)}, "for the networks mlp and cnn"),
         (AgentConfig, {"network": ("resnet18",), "treatment": ("spectral_norm",)}, "for the networks mlp and cnn"),
         (AgentConfig, {"epsilon": (1.5,)}, "epsilon is a probability"),

@@ -15,7 +15,7 @@ import pytest
 from neoteny.analysis.claims import evaluate
 from neoteny.studies.plasticity import CLAIMS
 from neoteny.studies.plasticity.agents import AgentConfig
-from neoteny.studies.plasticity.runs import LEAST_UPDATES, slopes
+from neoteny.studies.plasticity.runs import slopes
 from neoteny.studies.plasticity.walk import WalkConfig, times
 
 SEEDS, TASKS = 8, 9
@@ -191,7 +191,7 @@ def test_without_both_paths_nothing_is_compared():
 
 # Agents -----------------------------------------------------------------------------------------------------------
 
-BASE = AgentConfig(width=128, iterations=1, probe_every=1, updates=LEAST_UPDATES)
+BASE = AgentConfig(width=128, iterations=1, probe_every=1, updates=1_000)
 Arm = tuple[str, str]
 NONE: Arm = ("none", "scalar")
 TREATED: dict[str, Arm] = {
@@ -300,7 +300,7 @@ def test_what_is_compared_must_be_there(claim):
     frame = agents(courses)
     assert outcome(frame.filter(pl.col("seed") == 0), claim) == "not_run", "one seed is no interval"
     assert outcome(frame.with_columns(experiment=pl.lit("combined")), claim) == "not_run"
-    short = agents(courses, updates=LEAST_UPDATES - 1)
+    short = agents(courses, updates=999)
     assert (outcome(frame, claim) == "not_run", outcome(short, claim) == "not_run") == (False, True)
 
 
