@@ -12,8 +12,9 @@ import pytest
 from neoteny.cli import main
 from neoteny.errors import UsageError
 from neoteny.lab.checkpoint import find
-from neoteny.lab.diagnose import Scores, decide, scores_of
+from neoteny.lab.diagnose import Scores, _arms, decide, scores_of
 from neoteny.lab.records import Record
+from neoteny.report.diagnosis import describe
 from neoteny.training.events import Save
 
 BEGUN = 100
@@ -96,6 +97,30 @@ def test_a_large_paired_gain_is_told():
     assert decide(Scores("accuracy", curves, np.array([1, 2]), 1.0, {}, {}), 0.05).answer == "plasticity-limited"
 
 
+@pytest.mark.parametrize(
+    ("head", "whole", "words"),
+    [
+        (0.0, 0.3, "plasticity is lost before the head"),
+        (0.0, 0.0, "the encoder is not told to be the limit either"),
+        (0.3, 0.3, None),
+    ],
+)
+def test_a_dead_encoder_is_told_from_a_head_that_is_no_limit(head, whole, words):
+    lanes = np.random.default_rng(0).normal(0, 0.01, (8, 2))
+    curves = {"control": 0.3 + lanes, "inject": 0.3 + head - lanes / 9, "inject_whole": 0.3 + whole - lanes / 9}
+    scores = Scores("accuracy", curves, np.array([1, 2]), 1.0, {}, {})
+    told = describe(decide(scores, 0.05), scores)
+    assert ("plasticity-limited" in told) == (words is None)
+    assert words is None or words in told
+
+
+def test_the_whole_network_is_injected_too_where_there_is_an_encoder():
+    assert list(_arms("hidden2", ("hidden1", "hidden2", "head"))) == [
+        "control", "inject", "reset", "placebo", "inject_whole",
+    ]  # fmt: skip
+    assert list(_arms("hidden1", ("hidden1", "hidden2", "head"))) == ["control", "inject", "reset", "placebo"]
+
+
 @pytest.fixture
 def saving(tiny, tmp_path, monkeypatch):
     """A finished run of `tiny` that also keeps the whole learner at its end; its directory and a run."""
@@ -144,6 +169,8 @@ def test_a_diagnosis_from_the_command_line(saving, tmp_path, capsys, place):
     page = (out / "report.html").read_text()
     assert found["answer"] in page
     assert "<svg" in page or "data:image/svg" in page
+    assert f"neoteny diagnose {directory}:{run}{place} --horizon 20 --lanes 3 --out {out}" in page
+    assert "--lanes 6" in page
     again = tmp_path / "again"
     assert main([*arguments[:-1], str(again)]) == 0
     assert json.loads((again / "diagnosis.json").read_text()) == found

@@ -17,7 +17,7 @@ from neoteny.lab import configs
 from neoteny.lab.plan import Request, make_plan
 from neoteny.studies.games import minatar_source, minatar_stream
 from neoteny.studies.injection import STUDY, summary
-from neoteny.studies.injection.atari import AtariConfig
+from neoteny.studies.injection.atari import AtariConfig, told_of_atari
 from neoteny.studies.injection.atari import script as atari_script
 from neoteny.studies.injection.gains import game_gains, game_returns, performance_of, relabel_rows
 from neoteny.studies.injection.games import GamesConfig, games_script
@@ -460,6 +460,22 @@ def test_figures_and_summary():
     for part in (grown(), relabel(), labels(), playing(), regressing()):
         for figure in STUDY.figures:
             figure.draw(part)
+
+
+def test_what_was_reached_on_atari_is_told_beside_random_play():
+    config = {k: v for k, v in vars(AtariConfig(game="freeway", frames=320, inject_at=0, evaluate_every=160)).items()}
+    rows = []
+    for seed in range(2):
+        mine = {**config, "seed": seed}
+        for step, value in ((10, 0.0), (20, 20.0 + seed)):
+            rows.append(row(f"a-{seed}", seed, mine, 0, step, "return", value, experiment="atari"))
+    frame = pl.DataFrame(rows).with_columns(env_steps=4 * pl.col("step"))
+    (told,) = told_of_atari(frame)
+    assert "20.5 [14.1, 26.9], 2 seeds; random actions 0." in told
+    assert told in summary(frame)
+    assert told_of_atari(frame.filter(pl.col("step") < 20)) == []
+    drawn = {figure.name: figure.draw(frame) for figure in STUDY.figures}
+    assert drawn["atari_returns"] is not None
 
 
 def test_the_preset_of_atari_has_no_other_runs():

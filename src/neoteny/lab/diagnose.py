@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -91,16 +92,31 @@ def decide(scores: Scores, margin: float) -> Diagnosis:
     return diagnose_gains(scores.gain("inject"), scores.score_range, margin=margin, rng=np.random.default_rng(0))
 
 
+WHOLE = "inject_whole"
+"""The arm that has no encoder: it tells one that has died from a head that is not the limit."""
+
+
 def _arms(stage: str, names: Sequence[str]) -> dict[str, Intervention | None]:
     from neoteny.interventions import Inject, Reset, Variant
 
     head = tuple(names[names.index(stage) :])
-    return {
+    arms: dict[str, Intervention | None] = {
         "control": None,
         "inject": Inject(stage),
         "reset": Reset(head),
         "placebo": Inject(stage, variant=Variant.PLACEBO),
     }
+    return arms if stage == names[0] else arms | {WHOLE: Inject(0)}
+
+
+def _command(checkpoint: Checkpoint, options: Options) -> str:
+    """What makes the page again."""
+    words = ["neoteny", "diagnose", f"{checkpoint.directory}:{checkpoint.label}"]
+    for field in fields(Options):
+        value = getattr(options, field.name)
+        if value != field.default:
+            words += [f"--{field.name}", str(value)]
+    return shlex.join(words)
 
 
 def _measure(checkpoint: Checkpoint, options: Options):
@@ -157,7 +173,8 @@ def _measure(checkpoint: Checkpoint, options: Options):
         margin=options.margin,
         configuration=config_to_json(checkpoint.plan.runs[checkpoint.run].config),
         environment={"neoteny": __version__},
-        command=f"neoteny diagnose {checkpoint.directory}:{checkpoint.label}",
+        command=_command(checkpoint, options),
+        narrower=_command(checkpoint, replace(options, lanes=2 * options.lanes)),
     )
     return scores, subject
 

@@ -12,7 +12,7 @@ import polars as pl
 
 from neoteny.analysis.aggregates import Interval, mean_estimate
 from neoteny.analysis.diagnosis import Diagnosis, Limited
-from neoteny.lab.diagnose import Scores, as_json
+from neoteny.lab.diagnose import WHOLE, Scores, as_json
 from neoteny.lab.store import to_json_bytes, write_atomic
 from neoteny.report import formats
 from neoteny.report.figures import curves, intervals, save, settings
@@ -25,15 +25,16 @@ _MEANINGS = {
     Limited.YES: "With fresh parameters in the head and nothing else changed it learns better: lost plasticity is a "
     "limit of this run.",
     Limited.NO: "Fresh parameters in the head change next to nothing: what limits this run, if anything, is not "
-    "plasticity lost in its head. An encoder that has died would look the same: inject from the first stage on, with "
-    "`--stage`, to tell.",
+    "plasticity lost in its head.",
     Limited.UNDECIDED: "The interval neither lies above 0 nor within the margin of it: more `--lanes` narrow it.",
 }
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What was diagnosed, and how. configuration: of the run. command: makes the page again."""
+    """What was diagnosed, and how. configuration: of the run. command: makes the page again; narrower: with twice as
+    many pairs.
+    """
 
     study: str
     preset: str
@@ -48,6 +49,7 @@ class Subject:
     configuration: Mapping[str, Any]
     environment: Mapping[str, str]
     command: str
+    narrower: str
 
 
 def write_diagnosis(folder: Path, found: Diagnosis, scores: Scores, subject: Subject) -> Path:
@@ -68,9 +70,20 @@ def describe(found: Diagnosis, scores: Scores) -> str:
     for arm in scores.curves:
         if arm != "control":
             gain = _estimate(scores.gain(arm))
-            lines.append(f"  {arm:<8} gain {formats.number(gain.value)} {formats.interval((gain.low, gain.high))}")
+            lines.append(f"  {arm:<12} gain {formats.number(gain.value)} {formats.interval((gain.low, gain.high))}")
     lines += [f"  {arm} left out: {why}" for arm, why in scores.left_out.items()]
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {line}" for line in _of_the_encoder(found, scores))])
+
+
+def _of_the_encoder(found: Diagnosis, scores: Scores) -> tuple[str, ...]:
+    """What the copy without an encoder adds, where the head alone is not said to be the limit."""
+    if WHOLE not in scores.curves or found.answer is Limited.YES:
+        return ()
+    gain = _estimate(scores.gain(WHOLE))
+    shown = f"{formats.number(gain.value)} {formats.interval((gain.low, gain.high))}"
+    if gain.low > 0:
+        return (f"The whole network injected gains {shown}: plasticity is lost before the head, in the encoder.",)
+    return (f"The whole network injected gains {shown}: the encoder is not told to be the limit either.",)
 
 
 def _estimate(values: np.ndarray) -> Interval:
@@ -158,7 +171,10 @@ def _page(found: Diagnosis, scores: Scores, subject: Subject, figures: list[Rend
         question=f"Is `{subject.checkpoint}` limited by lost plasticity?",
         subtitle=f"experiment {subject.experiment}, after {subject.update:,} updates; {subject.task}; head from "
         f"{subject.stage} on; {subject.lanes} pairs, {subject.horizon:,} updates each",
-        answer=(f"{str(found.answer).capitalize()}: {_basis(found, scores)}.", _MEANINGS[found.answer]),
+        answer=(
+            f"{str(found.answer).capitalize()}: {_basis(found, scores)}.",
+            " ".join((_MEANINGS[found.answer], *_of_the_encoder(found, scores))),
+        ),
         tables=(
             Table(
                 f"What the copies reached ({scores.metric})",
@@ -170,7 +186,7 @@ def _page(found: Diagnosis, scores: Scores, subject: Subject, figures: list[Rend
         configuration={
             subject.experiment: tuple(ConfigField(name, (value,)) for name, value in subject.configuration.items())
         },
-        next_commands=(NextCommand(f"{subject.command} --lanes {2 * subject.lanes}", "a narrower interval"),),
+        next_commands=(NextCommand(subject.narrower, "a narrower interval"),),
         environment=subject.environment,
         notes=tuple(notes),
         made_by=subject.command,

@@ -58,6 +58,7 @@ def summary(frame: pl.DataFrame) -> tuple[str, ...]:
         )
     told += _told_of_games(frame)
     told += learning.told_of_learning(frame)
+    told += atari.told_of_atari(frame)
     return tuple(told)
 
 

@@ -18,6 +18,7 @@ from neoteny.lab.study import Experiment, StudyFigure
 from neoteny.learners.learner import Learner
 from neoteny.probes import dead_units, dormant_units, feature_rank, weight_norm
 from neoteny.studies.games import atari_agent, atari_learner, atari_rounds, atari_stream
+from neoteny.studies.injection.gains import mean_over_seeds
 from neoteny.studies.injection.relabel import PARAMETERS, output_jump
 from neoteny.tasks.host_experience import HostExperience
 from neoteny.tasks.streams import Stream
@@ -193,6 +194,30 @@ def axes(preset: str) -> Any:
 atari = Experiment("atari", AtariConfig, axes, stream, learner, script, source, lanes=1)
 
 
+RANDOM = {
+    "assault": 222.4, "freeway": 0.0, "phoenix": 761.4, "pong": -20.7, "robotank": 2.2, "space_invaders": 148.0,
+}  # fmt: skip
+"""Mean scores of random actions (Wang et al. 2016, tables of the appendix)."""
+
+
+def told_of_atari(frame: pl.DataFrame) -> list[str]:
+    """What the agents reached in games with two finished runs or more, in words, beside random actions."""
+    if not {"game", "update_every"} <= set(frame.columns):
+        return []
+    mine = (pl.col("experiment") == "atari") & (pl.col("metric") == "return") & (pl.col("branch") == "")
+    ends = frame.filter(mine & (pl.col("step") * pl.col("update_every") == pl.col("frames")))
+    told = []
+    for (game, frames), rows in sorted(ends.partition_by("game", "frames", as_dict=True).items()):
+        if rows.height > 1:
+            reached = mean_over_seeds(rows.sort("seed")["value"].to_numpy())
+            random = "" if game not in RANDOM else f"; random actions {RANDOM[str(game)]:g}"
+            told.append(
+                f"Atari {str(game).replace('_', ' ')}, {int(str(frames)) / 1e6:g} million frames: evaluated return "
+                f"{reached.value:.1f} [{reached.low:.1f}, {reached.high:.1f}], {reached.n} seeds{random}."
+            )
+    return told
+
+
 def returns_figure(frame: pl.DataFrame) -> Figure | None:
     """Evaluated returns of the agent and of its injected copy, by game."""
     from neoteny.report.figures import curves
@@ -204,7 +229,18 @@ def returns_figure(frame: pl.DataFrame) -> Figure | None:
         return None
     named = pl.when(pl.col("branch") == "").then(pl.lit("agent")).otherwise(pl.col("branch"))
     rows = rows.with_columns(branch=named, step=FRAME_SKIP * pl.col("env_steps") / 1e6)
-    return curves(rows, x="step", by=("branch",), panel="game", x_label="million frames", y_label="return")
+    games = rows["game"].unique().to_list()
+    references = {"random actions": RANDOM[games[0]]} if len(games) == 1 and games[0] in RANDOM else None
+    return curves(
+        rows,
+        x="step",
+        by=("branch",),
+        panel="game",
+        x_label="million frames",
+        y_label="return",
+        references=references,
+        share_y=False,
+    )
 
 
 FIGURES = (
