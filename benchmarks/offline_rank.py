@@ -2,11 +2,12 @@
 
     python benchmarks/offline_rank.py [--updates N] [--sample N] [--out FILE]
 
-neoteny: 45 lanes of each of the nine structures in one compiled program, through the runner that `neoteny run` uses,
-training alone, in one process on all cores; compilation counted apart. PyTorch: the same double DQN, behaviour values
-or cloning in eager mode, in a process of its own, with the number of threads and the kind of Adam it is fastest with;
-for a sample of lanes of every structure, whose mean times 405 is what the loop would take. The two take turns. Both see
-minibatches of the same recorded data, and both tell the loss of one lane of every structure at the end.
+neoteny: the 45 lanes of each of the nine structures shared out to a process a core, as `neoteny run` does, each share
+in one compiled program, through the same runner; training alone, the slowest counts; compilation counted apart.
+PyTorch: the same double DQN, behaviour values or cloning in eager mode, in a process of its own, with the number of
+threads and the kind of Adam it is fastest with; for a sample of lanes of every structure, whose mean times 405 is what
+the loop would take. The two take turns. Both see minibatches of the same recorded data, and both tell the loss of one
+lane of every structure at the end.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -27,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from neoteny.lab.execute import default_workers, worker_cores
 from neoteny.studies.rank import STUDY
 from neoteny.studies.rank.experiments import ACTIVATIONS, OBJECTIVES
 from neoteny.studies.rank.settings import RATES, Config, stream
@@ -42,24 +46,30 @@ def _lanes(config: Config) -> list[Config]:
     return [replace(config, learning_rate=rate, seed=seed) for rate in RATES for seed in SEEDS]
 
 
-def neoteny_seconds(config: Config) -> dict[str, float]:
-    """Seconds of training 45 lanes of one structure, and of compiling; the last loss of the lane with the
-    configuration's own learning rate and seed.
+def pin(cores: list[int]) -> None:
+    """Keep this process on its share of the cores, as a worker of `neoteny run` is."""
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
+def neoteny_seconds(config: Config, share: slice) -> dict[str, float]:
+    """Seconds of training these of the 45 lanes of one structure, and of compiling; the last loss of the lane with the
+    configuration's own learning rate and seed, NaN if it is not among them.
     """
     sweep = STUDY.experiment("sweep")
     every = last_part(config)
     training = replace(
         sweep, script=lambda view, tasks: (Switch(tasks[0]), Train(tasks[0], view.updates, record_every=every))
     )
-    lanes = _lanes(config)
+    lanes = _lanes(config)[share]
     runner = Runner(training, lanes, [f"lane{n}" for n in range(len(lanes))])
     seconds, compiling, losses = 0.0, 0.0, []
     for tick in runner.ticks():
         seconds += tick.seconds - tick.compile_seconds
         compiling += tick.compile_seconds
         losses = [record for record in tick.records if record.metric == "train_loss"] or losses
-    own = f"lane{lanes.index(config)}"
-    loss = [record.value for record in losses if record.run == own][-1]
+    own = f"lane{lanes.index(config)}" if config in lanes else ""
+    loss = [math.nan, *(record.value for record in losses if record.run == own)][-1]
     return {"seconds": seconds, "compile_seconds": compiling, "loss": loss}
 
 
@@ -148,7 +158,21 @@ def main() -> None:
     stream(base)  # recorded before anything is measured
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = {}, {}
-    with ProcessPoolExecutor(1, spawn) as left, ProcessPoolExecutor(1, spawn) as right:
+    with ExitStack() as stack:
+        right = stack.enter_context(ProcessPoolExecutor(1, spawn))
+        workers = [
+            stack.enter_context(ProcessPoolExecutor(1, spawn, initializer=pin, initargs=(cores,)))
+            for cores in worker_cores(default_workers())
+        ]
+        size = -(-len(RATES) * len(SEEDS) // len(workers))
+        shares = [slice(start, start + size) for start in range(0, len(workers) * size, size)]
+
+        def side_by_side(config: Config) -> dict[str, float]:
+            """The lanes shared out to the workers; the slowest counts."""
+            asked = [each.submit(neoteny_seconds, config, share) for each, share in zip(workers, shares, strict=True)]
+            parts = [each.result() for each in asked]
+            found = {name: max(part[name] for part in parts) for name in ("seconds", "compile_seconds")}
+            return {**found, "loss": float(np.nansum([part["loss"] for part in parts]))}
 
         def ask(measure: Callable[..., dict[str, float]], *arguments: Any) -> dict[str, float]:
             return right.submit(measure, *arguments).result()
@@ -157,7 +181,7 @@ def main() -> None:
         for objective, activation in STRUCTURES:
             config = replace(base, objective=objective, activation=activation)
             name = f"{objective}/{activation}"
-            ours[name] = left.submit(neoteny_seconds, config).result()
+            ours[name] = side_by_side(config)
             lanes = [ask(torch_seconds, replace(config, seed=seed), threads, fused) for seed in range(options.sample)]
             theirs[name] = {
                 "seconds": float(np.mean([lane["seconds"] for lane in lanes])),
@@ -172,7 +196,9 @@ def main() -> None:
         "cores": os.cpu_count(),
         "load_before": busy,
         "versions": {name: metadata.version(name) for name in ("jax", "torch", "neoteny")},
-        "neoteny": {"seconds": sweep, "compile_seconds": compiling, "structures": ours},
+        "neoteny": {
+            "seconds": sweep, "compile_seconds": compiling, "workers": len(workers), "structures": ours,
+        },
         "loop": {
             "seconds_scaled": loop, "structures": theirs, "threads": threads, "fused": fused,
             "milliseconds_of_an_update": settings,
