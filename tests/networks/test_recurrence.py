@@ -111,6 +111,28 @@ def test_long_sequences_near_the_unit_circle_in_single_precision(method, modulus
         assert np.max(np.abs(ours - theirs)) <= 1e-4 * np.max(np.abs(theirs))
 
 
+@pytest.mark.parametrize("method", HERE)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_long_sequences_near_the_unit_circle_in_double_precision(double, method, reverse):
+    lam, b, initial, _ = problem(1, 4096, 3, modulus=0.9999)
+    weights = problem(1, 4096, 3, seed=2)[1]
+    reset = np.zeros((1, 4096), bool)
+    reset[0, 3000] = True
+    for mask in (None,) if method is Method.FFT else (None, reset):
+
+        def value(lam, b, initial, mask=mask):
+            h = diagonal_recurrence(lam, b, initial=initial, reset=mask, reverse=reverse, method=method)
+            return jnp.sum(weights * h), h
+
+        gradients, h = jax.jit(jax.grad(value, (0, 1, 2), has_aux=True, holomorphic=True))(lam, b, initial)
+        expected = (
+            loop(lam, b, initial, mask, reverse),
+            *loop_gradients(lam, b, initial, mask, reverse, weights),
+        )
+        for ours, theirs in zip((h, *gradients), expected, strict=True):
+            assert np.max(np.abs(ours - theirs)) <= 1e-10 * np.max(np.abs(theirs))
+
+
 def reference(lam, b, initial, reset, reverse):
     """The recurrence in elementary JAX, to be differentiated automatically."""
     order = range(b.shape[1])
@@ -166,11 +188,9 @@ def test_forward_mode_and_second_derivatives_of_every_mixture(double, method, re
             np.testing.assert_allclose(a, e, rtol=1e-11, atol=1e-11, err_msg=name)
 
 
-@pytest.mark.parametrize("lanes", [False, True])
-def test_derivatives_are_those_of_a_differentiated_scan(double, lanes):
-    """First and second derivatives, compiled, alone and in lanes, over several stretches of the sequential loop."""
-    lam, b, initial, _ = problem(2, 37, 3)
-    weights = problem(2, 37, 3, seed=1)[1]
+def scan_derivatives(lam, b, initial, *, lanes=False, method=Method.AUTO):
+    """First and second derivatives, compiled, alone or in lanes: of the recurrence, and of a differentiated scan."""
+    weights = problem(*b.shape, seed=1)[1]
 
     def scan(lam, b, initial):
         def step(h, x):
@@ -195,9 +215,23 @@ def test_derivatives_are_those_of_a_differentiated_scan(double, lanes):
         return jax.jit(jax.vmap(both, (0, None, 0)) if lanes else both)
 
     arguments = (np.stack([lam, 0.5 * lam]), b, np.stack([initial, -initial])) if lanes else (lam, b, initial)
-    ours = derivatives(lambda lam, b, initial: diagonal_recurrence(lam, b, initial=initial))(*arguments)
-    for a, e in zip(jax.tree.leaves(ours), jax.tree.leaves(derivatives(scan)(*arguments)), strict=True):
+    ours = derivatives(lambda lam, b, initial: diagonal_recurrence(lam, b, initial=initial, method=method))(*arguments)
+    return zip(jax.tree.leaves(ours), jax.tree.leaves(derivatives(scan)(*arguments)), strict=True)
+
+
+@pytest.mark.parametrize("lanes", [False, True])
+def test_derivatives_are_those_of_a_differentiated_scan(double, lanes):
+    """Over several stretches of the sequential loop."""
+    lam, b, initial, _ = problem(2, 37, 3)
+    for a, e in scan_derivatives(lam, b, initial, lanes=lanes):
         assert np.max(np.abs(a - e)) <= 1e-12 * np.max(np.abs(e))
+
+
+@pytest.mark.parametrize("method", HERE)
+def test_second_derivatives_of_long_sequences_near_the_unit_circle(double, method):
+    lam, b, initial, _ = problem(1, 4096, 2, modulus=0.9999)
+    for a, e in scan_derivatives(lam, b, initial, method=method):
+        assert np.max(np.abs(a - e)) <= 1e-10 * np.max(np.abs(e))
 
 
 def test_derivative_by_one_argument_alone(double):

@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
+import scipy.stats
 
+from neoteny.networks.initializers import named_key
 from neoteny.networks.s4d import S4D, Discretization, Spectrum, hippo_legs
 from neoteny.networks.s5 import S5
 
@@ -92,35 +95,69 @@ def test_zero_order_hold_becomes_delta_b_for_small_steps():
     np.testing.assert_allclose(Discretization.ZOH.input_factor(a, jnp.float32(1e-4)), exact, rtol=1e-6)
 
 
+def test_s4d_initial_scales():
+    """Each part of C has half of a variance of 1; log Delta is uniform between log 1e-3 and log 1e-1."""
+    layer = S4D(400, 32, key=KEY)
+    for part in (layer.C_re, layer.C_im):
+        assert scipy.stats.kstest(np.ravel(part) * np.sqrt(2), "norm").pvalue > 1e-3
+    assert abs(np.corrcoef(np.ravel(layer.C_re), np.ravel(layer.C_im))[0, 1]) < 0.05
+    assert layer.delta_log.shape == (400, 1)
+    share = (np.ravel(layer.delta_log) - np.log(1e-3)) / np.log(100)
+    assert scipy.stats.kstest(share, "uniform").pvalue > 1e-3
+    np.testing.assert_allclose(-np.exp(layer.A_re_log), -0.5, rtol=1e-6)
+    np.testing.assert_allclose(np.var(layer.D), 1, rtol=0.2)
+
+
+@pytest.mark.parametrize("how", list(Discretization))
+def test_s4d_kernel_is_its_recurrence_over_long_sequences(how):
+    """4,096 steps of an impulse in complex128, and white noise by convolution against the layer's own recurrence."""
+    layer, length = S4D(3, 64, key=KEY, discretization=how), 4096
+    a = -np.exp(np.asarray(layer.A_re_log, float)) + 1j * np.asarray(layer.A_im, float)
+    transition, factor = discrete(a, np.exp(np.asarray(layer.delta_log, float)), how)
+    weight = (np.asarray(layer.C_re[0], float) + 1j * np.asarray(layer.C_im[0], float)) * factor
+    state, expected = np.ones_like(transition), np.zeros((length, 3))
+    for step in range(length):
+        expected[step] = 2 * np.sum(weight * state, axis=-1).real
+        state = transition * state
+    (kernel,) = np.asarray(layer.kernel(length), float)
+    largest = np.abs(expected).max(axis=0)
+    assert np.all(np.abs(kernel - expected) <= 1e-4 * largest)
+    u = jnp.asarray(np.random.default_rng(1).normal(size=(1, length, 3)), jnp.float32)
+    whole, _ = layer(u)
+    stepped, _ = layer.unroll(u, layer.initial_state(1))
+    assert np.max(np.abs(whole - stepped)) <= 1e-4 * np.max(np.abs(whole))
+
+
 @pytest.mark.parametrize("how", [Discretization.ZOH, Discretization.BILINEAR])
 @pytest.mark.parametrize("blocks", [1, 2])
-def test_s5_is_the_dense_system_it_diagonalises(how, blocks):
-    """x' = S x + B u with real S, B: the scan must give what the matrix exponential of S gives."""
-    layer = S5(WIDTH, STATE, key=KEY, blocks=blocks, discretization=how, step_per_state=False)
+@pytest.mark.parametrize("step_per_state", [False, True])
+def test_s5_is_the_dense_real_system_it_was_drawn_as(how, blocks, step_per_state):
+    """x' = M (S x + B u), y = 2 Re(C V V^H x) + D u, with real S, B and complex C as they are drawn and V the
+    eigenvectors of positive imaginary part; M, real and commuting with S, holds the time steps of the states.
+    """
+    layer = S5(WIDTH, STATE, key=KEY, blocks=blocks, discretization=how, step_per_state=step_per_state)
     half, size = STATE // 2, STATE // blocks
+    assert layer.delta_log.shape == (half if step_per_state else 1,)
     s = np.kron(np.eye(blocks), legs_matrix(size))
-    upper = np.kron(np.eye(blocks), hippo_legs(size)[1][:, size // 2 :])
-    v = np.concatenate((upper, upper.conj()), axis=1)
-    btilde = np.asarray(layer.B_re, float).T + 1j * np.asarray(layer.B_im, float).T  # (half, width)
-    ctilde = np.asarray(layer.C_re[0], float).T + 1j * np.asarray(layer.C_im[0], float).T  # (width, half)
-    b = v @ np.concatenate((btilde, btilde.conj()))
-    np.testing.assert_allclose(b.imag, 0, atol=1e-6)
-    delta = float(np.exp(layer.delta_log[0]))
+    v = np.kron(np.eye(blocks), hippo_legs(size)[1][:, size // 2 :])  # (state, half)
+    steps = np.broadcast_to(np.exp(np.asarray(layer.delta_log, float)), half)
+    m = 2 * ((v * steps) @ v.conj().T).real
+    np.testing.assert_allclose(m @ s, s @ m, atol=1e-12)
+    b = np.asarray(jax.random.normal(named_key(KEY, "B"), (WIDTH, STATE)), float).T / np.sqrt(WIDTH)
+    parts = np.asarray(jax.random.normal(named_key(KEY, "C"), (2, 1, STATE, WIDTH)), float) / np.sqrt(STATE)
+    c = (parts[0, 0] + 1j * parts[1, 0]).T  # (width, state)
+    readout = 2 * (c @ v @ v.conj().T).real
     if how is Discretization.ZOH:
-        import scipy.linalg
-
-        transition = scipy.linalg.expm(delta * s)
+        transition = scipy.linalg.expm(m @ s)
         bbar = np.linalg.solve(s, (transition - np.eye(STATE)) @ b)
     else:
-        left = np.linalg.inv(np.eye(STATE) - delta / 2 * s)
-        transition, bbar = left @ (np.eye(STATE) + delta / 2 * s), delta * left @ b
-    c = np.concatenate((ctilde, ctilde.conj()), axis=1) @ v.conj().T
+        left = np.linalg.inv(np.eye(STATE) - m @ s / 2)
+        transition, bbar = left @ (np.eye(STATE) + m @ s / 2), left @ m @ b
     u, x = inputs(), np.zeros((2, STATE))
     y = layer(jnp.asarray(u, jnp.float32))[0]
     for k in range(LENGTH):
         x = x @ transition.T + u[:, k] @ bbar.T
-        np.testing.assert_allclose(y[:, k], (x @ c.T).real + np.asarray(layer.D) * u[:, k], atol=1e-5)
-    assert half == layer.A_re.shape[0]
+        np.testing.assert_allclose(y[:, k], x @ readout.T + np.asarray(layer.D) * u[:, k], atol=1e-5)
 
 
 def test_s5_initial_scales():

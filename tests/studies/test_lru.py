@@ -35,6 +35,8 @@ from neoteny.studies.lru.sequences import (
 )
 from neoteny.studies.lru.toys import (
     NOTHING,
+    RATES,
+    RINGS,
     Eigenvalue,
     Theory,
     disk_distance,
@@ -81,17 +83,18 @@ def records(
         return value + rng.normal(scale=scale)
 
     for seed in range(SEEDS):
-        for low, high in ((0.0, 0.9), (0.9, 0.999)):
+        for low, high in RINGS:
             # centred on the formula: that an interval of random values covers it would fail once in twenty
             measured = gain * forward_gain(low, high) * (1 + 0.005 * (seed - (SEEDS - 1) / 2))
             rows.append(row("theory", seed, "forward_gain", measured, kind="ring", r_min=low, r_max=high))
         for kind, distance in zip(("dense", "disk"), disk, strict=True):
             rows.append(row("theory", seed, "disk_distance", near(distance, 0.002), kind=kind))
-        for rate in (1e-3, 1e-2):
+        for rate in RATES:
             for model, loss in (("linear", linear), ("tanh", tanh)):
                 value = loss * 10 ** near(0, 0.1)
                 rows.append(row("filter", seed, "train_loss", value, model=model, learning_rate=rate))
                 rows.append(row("filter", seed, "train_loss", 1.0, step=50, model=model, learning_rate=rate))
+        for rate in (1e-3, 1e-2):
             for parametrisation, loss in (("exponential", exponential), ("cartesian", 1e-3)):
                 for theta in (0.1, 1.5):
                     value = 1.0 if theta == 0.1 else loss * (rate / 1e-3) * 10 ** near(0, 0.1)

@@ -77,7 +77,8 @@ STUDY = Study(
     presets=PRESETS,
     notes=(
         "A diverged run counts as chance, and the summary says how many did.",
-        "The paper tabulates no learning rates but sCIFAR's 0.004; the others here are choices.",
+        "The paper tabulates no learning rates but sCIFAR's 0.004; the others here are choices. One serves all models "
+        "of a task, and none is selected on a development split.",
         "Wall-clock is kept apart from the records: LRU-10 is computed from the packs' timings.",
     ),
     summary=summary,

@@ -27,7 +27,7 @@ from neoteny.analysis import (
 )
 from neoteny.analysis.claims import Claim
 from neoteny.analysis.verdicts import Outcome, inconclusive
-from neoteny.studies.lru.toys import forward_gain
+from neoteny.studies.lru.toys import RATES, RINGS, forward_gain
 
 BY_SEED = ("model", "data", "r_min", "r_max", "max_phase", "seed")
 """What tells the runs of an experiment apart in the claims; anything else that differs makes a mixture."""
@@ -113,6 +113,13 @@ def _one_setting(rows: pl.DataFrame, among: Sequence[str]) -> None:
         raise Undecidable(f"the runs differ in {', '.join(varied)}; claims are about one value of each")
 
 
+def _all_there(what: str, specified: Sequence, found: Sequence) -> None:
+    """Undecidable, naming what is missing, unless all that the claim is about was found."""
+    missing = [each for each in specified if each not in found]
+    if missing:
+        raise Undecidable(f"needs all {len(specified)} {what}; missing: {', '.join(map(str, missing))}")
+
+
 def by_seed(rows: pl.DataFrame, value: str = "accuracy") -> dict[int, float]:
     """Seed -> value; Undecidable where a seed has several."""
     if rows["seed"].n_unique() < len(rows):
@@ -150,17 +157,18 @@ def _unless_at_chance(found: Verdict, models: dict[str, np.ndarray], data: str) 
 
 
 def _differences(scores: pl.DataFrame, better: str, worse: str, expectation) -> Verdict:
-    """Accuracy of one model less another's, paired by seed, a part for each task."""
+    """Accuracy of one model less another's, paired by seed, a part for each task that has either of them."""
     parts = []
-    for data in sorted(scores["data"].unique().to_list()):
-        rows = scores.filter(pl.col("data") == data)
+    for data in sorted(scores.filter(pl.col("model").is_in([better, worse]))["data"].unique().to_list()):
+        rows, name = scores.filter(pl.col("data") == data), f"{data}: {better} less {worse}, points"
         one, other = (rows.filter(pl.col("model") == model) for model in (better, worse))
         if one.is_empty() or other.is_empty():
+            parts.append(named(name, not_run(f"needs runs of {better if one.is_empty() else worse} on {data}")))
             continue
         _one_setting(pl.concat([one, other]), SHARED)
         x, y = paired(by_seed(one), by_seed(other))
         found = _unless_at_chance(verdict(paired_difference(x, y), expectation), {better: x, worse: y}, data)
-        parts.append(named(f"{data}: {better} less {worse}, points", found))
+        parts.append(named(name, found))
     if not parts:
         raise Undecidable(f"needs finished runs with the models {better} and {worse} on one task")
     return _together(parts)
@@ -182,6 +190,7 @@ def _covers(estimate: Interval, value: float) -> Verdict:
 @_decided
 def _gain_formula(frame: pl.DataFrame) -> Verdict:
     rows = runs_of(frame, "theory", kind="ring").filter(pl.col("metric") == "forward_gain")
+    _all_there("rings", RINGS, rows.select("r_min", "r_max").rows())
     parts = []
     for (low, high), ring in sorted(rows.partition_by("r_min", "r_max", as_dict=True).items()):
         _one_setting(ring, ("state", "length"))
@@ -189,8 +198,6 @@ def _gain_formula(frame: pl.DataFrame) -> Verdict:
         estimate = mean_estimate(ratio)
         parts.append(named(f"measured over formula on [{low:g}, {high:g}]", verdict(estimate, Equivalent(0.95, 1.05))))
         parts.append(named(f"its interval covers 1 on [{low:g}, {high:g}]", _covers(estimate, 1.0)))
-    if not parts:
-        raise Undecidable("needs runs of theory")
     return all_of(parts)
 
 
@@ -226,6 +233,9 @@ def final_losses(frame: pl.DataFrame, experiment: str) -> pl.DataFrame:
 def _linear_beats_tanh(frame: pl.DataFrame) -> Verdict:
     losses = final_losses(frame, "filter")
     _one_setting(losses, ("state", "length", "examples", "steps"))
+    for model in ("linear", "tanh"):
+        found = losses.filter(pl.col("model") == model)["learning_rate"].to_list()
+        _all_there(f"learning rates of {model}", RATES, found)
     parts = []
     for (rate,), rows in sorted(losses.partition_by("learning_rate", as_dict=True).items()):
         columns = [by_seed(rows.filter(pl.col("model") == model), "loss") for model in ("linear", "tanh")]
@@ -273,14 +283,27 @@ def _stability_rows(frame: pl.DataFrame, r_max: float) -> pl.DataFrame:
     return rows
 
 
-def _over_rings(rows: pl.DataFrame, model: str, value: str = "accuracy") -> dict[int, float]:
-    """Seed -> mean over the inner radii, for the seeds that have all of them."""
-    chosen = rows.filter(pl.col("model") == model)
-    if chosen.is_empty():
-        raise Undecidable(f"needs runs with the model {model}")
-    rings = chosen["r_min"].n_unique()
-    means = chosen.group_by("seed").agg(pl.col(value).mean(), pl.len().alias("n")).filter(pl.col("n") == rings)
-    return dict(zip(means["seed"].to_list(), means[value].to_list(), strict=True))
+def _over_rings(rows: pl.DataFrame, models: tuple[str, str], value: str = "accuracy") -> list[np.ndarray]:
+    """Of each model the means over the inner radii, (seeds,), for the seeds that have all of them in both.
+
+    Undecidable where the models have not the same inner radii, whose mean would compare different rings.
+    """
+    chosen = {model: rows.filter(pl.col("model") == model) for model in models}
+    radii = {model: sorted(part["r_min"].unique().to_list()) for model, part in chosen.items()}
+    for model, found in radii.items():
+        if not found:
+            raise Undecidable(f"needs runs of stability with the model {model}")
+    if len(set(map(tuple, radii.values()))) > 1:
+        said = ", ".join(f"{model} {found}" for model, found in radii.items())
+        raise Undecidable(f"the models must have the same inner radii; they have: {said}")
+    columns = []
+    for model, part in chosen.items():
+        if part.select("seed", "r_min").is_duplicated().any():
+            raise Undecidable("several runs have one seed and one ring; claims are about one setting at a time")
+        means = part.group_by("seed").agg(pl.col(value).mean(), pl.len().alias("n"))
+        whole = means.filter(pl.col("n") == len(radii[model]))
+        columns.append(dict(zip(whole["seed"].to_list(), whole[value].to_list(), strict=True)))
+    return paired(*columns)
 
 
 LARGE = 0.999
@@ -290,17 +313,18 @@ LARGE = 0.999
 @_decided
 def _stability_matters(frame: pl.DataFrame) -> Verdict:
     rows = _stability_rows(frame, LARGE)
-    return verdict(paired_difference(*paired(_over_rings(rows, "ring"), _over_rings(rows, "exponential"))), Above(0.0))
+    return verdict(paired_difference(*_over_rings(rows, ("ring", "exponential"))), Above(0.0))
 
 
 @_decided
 def _gamma_helps(frame: pl.DataFrame) -> Verdict:
     rows = _stability_rows(frame, LARGE)
-    accuracy = paired_difference(*paired(_over_rings(rows, "lru"), _over_rings(rows, "ring")))
+    accuracy = paired_difference(*_over_rings(rows, ("lru", "ring")))
     first = runs_of(frame, "stability").filter(
         ((pl.col("r_max") - LARGE).abs() < 1e-6) & (pl.col("metric") == "train_loss") & (pl.col("step") == 1)
     ).with_columns(pl.col("value").log10().alias("first"))  # fmt: skip
-    loss = paired_difference(*paired(_over_rings(first, "lru", "first"), _over_rings(first, "ring", "first")))
+    _one_setting(first, (*SHARED, "data"))
+    loss = paired_difference(*_over_rings(first, ("lru", "ring"), "first"))
     return all_of(
         [
             named("gamma less none, points", verdict(accuracy, Above(0.0))),

@@ -207,13 +207,17 @@ def filter_script(config: Filter, tasks: tuple[Task, ...]) -> tuple[Event, ...]:
     return (Switch(tasks[0]), Train(tasks[0], config.steps, record_every=min(50, config.steps)))
 
 
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
+"""Learning rates at each of which linear is compared with tanh."""
+
+
 def filter_axes(preset: str) -> dict:
     """Both recurrences at five learning rates."""
-    rates, both = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2), ("linear", "tanh")
+    both = ("linear", "tanh")
     if preset == "smoke":
         return {"model": both, "state": (4,), "length": (16,), "examples": (4,), "steps": (5,),
-                "learning_rate": rates[2:4], "seed": range(2)}  # fmt: skip
-    return {"model": both, "learning_rate": rates, "steps": (2_000 if preset == "paper" else 400,), "seed": range(5)}
+                "learning_rate": RATES[2:4], "seed": range(2)}  # fmt: skip
+    return {"model": both, "learning_rate": RATES, "steps": (2_000 if preset == "paper" else 400,), "seed": range(5)}
 
 
 filters = Experiment(
