@@ -269,14 +269,15 @@ def test_an_agent_alone_is_the_agent_in_company_up_to_rounding(whole):
     np.testing.assert_allclose([r.value for r in found], [r.value for r in mine], rtol=1e-3, atol=1e-5)
 
 
-def test_an_agent_alone_is_held_as_in_company():
-    until = Reached("loss", 5.0, window=3, falling=True)
+@pytest.mark.parametrize(("threshold", "updates"), [(1e9, 3), (-1.0, 9)])
+def test_an_agent_alone_is_held_as_in_company(threshold, updates):
+    until = Reached("loss", threshold, window=3, falling=True)
     events = lambda tasks: (Switch(tasks[0]), Train(tasks[0], 9, until=until), Train(tasks[0], 3))  # noqa: E731
-    together, _, _ = finish(runner_of(events))
-    found, _, _ = finish(runner_of(events, configs=CONFIGS[:1]))
-    taken, held = ([r.value for r in each if r.metric == "updates_taken"] for each in (together, found))
-    assert held == taken[:1]
-    assert held[0] < 9
+    for configs in (CONFIGS, CONFIGS[:1]):
+        runner = runner_of(events, configs=configs)
+        records, _, _ = finish(runner)
+        assert [r.value for r in records if r.metric == "updates_taken"] == [updates] * len(configs)
+        assert int(runner.clock.update) == updates + 3
 
 
 def test_held_lanes_go_on_acting():
