@@ -33,7 +33,7 @@ def example(monkeypatch, tmp_path_factory):
 
 
 def test_every_example_has_a_test_here():
-    tested = {"own_network", "compare_remedies", "own_study", "read_results"}
+    tested = {"own_network", "compare_remedies", "own_study", "read_results", "offline_atari"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -101,3 +101,17 @@ def test_own_study_runs_to_its_report_and_is_read(example, tmp_path, capsys):
     assert table["seeds"].unique().to_list() == [2]
     # Two settings of each, first and last task.
     assert len(table) == 8
+
+
+def test_offline_atari(example, tmp_path, capsys):
+    pytest.importorskip("ale_py")
+    pytest.importorskip("minari")
+    module = example("offline_atari")
+    sizes = ["--steps", "400", "--updates", "3"]
+    data = module.main([str(tmp_path), *sizes])
+    told = capsys.readouterr().out
+    assert len(data) == 400
+    assert data.obs.shape == (400, 128)
+    assert all(f"{objective}: " in told and "effective_rank" in told for objective in ("bve", "q"))
+    again = module.main([str(tmp_path), *sizes])  # read, not recorded
+    np.testing.assert_array_equal(again.obs, data.obs)
