@@ -107,11 +107,11 @@ def test_offline_atari(example, tmp_path, capsys):
     pytest.importorskip("ale_py")
     pytest.importorskip("minari")
     module = example("offline_atari")
-    sizes = ["--steps", "400", "--updates", "3"]
+    sizes = ["--steps", "2200", "--updates", "3"]  # an episode takes 2,048
     data = module.main([str(tmp_path), *sizes])
     told = capsys.readouterr().out
-    assert len(data) == 400
-    assert data.obs.shape == (400, 128)
+    assert len(data) == 2_200
+    assert data.obs.shape == (2_200, 128)
     assert all(f"{objective}: " in told and "effective_rank" in told for objective in ("bve", "q"))
     again = module.main([str(tmp_path), *sizes])  # read, not recorded
     np.testing.assert_array_equal(again.obs, data.obs)
