@@ -157,6 +157,9 @@ def test_every_claim_has_a_verdict_and_every_figure_a_drawing(paper_frame):
 def test_nothing_is_claimed_without_runs():
     empty = pl.DataFrame(Lane().rows(), infer_schema_length=None).filter(pl.col("metric") == "none")
     assert {each["verdict"] for each in verdicts(empty).values()} == {"not_run"}
+    others = pl.DataFrame(Lane().rows(), infer_schema_length=None).with_columns(experiment=pl.lit("interventions"))
+    assert {each["verdict"] for each in verdicts(others).values()} == {"not_run"}
+    assert summary(others) == ()
 
 
 def linked(sign: float) -> Callable[[Lane], None]:

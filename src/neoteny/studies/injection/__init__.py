@@ -25,7 +25,7 @@ PRESETS = {
     "smoke": "seconds, to see that everything works; its numbers mean nothing",
     "quick": (
         "reduced: 5,000 MNIST digits, width 128, 18 tasks, 10 seeds; a classification MDP of 30,000 updates; four "
-        "games of MinAtar for 300,000 frames, 5 seeds; planned for less than an hour and a half on two CPU cores"
+        "games of MinAtar for 240,000 frames, 5 seeds; planned for an hour and a quarter on two CPU cores"
     ),
     "paper": (
         "5,000 MNIST digits, width 512, 30 tasks of 1,500 steps, 10 seeds; MinAtar for the published 5 million frames: "

@@ -83,7 +83,7 @@ def games_script(config: GamesConfig, tasks: tuple[EnvironmentTask, ...]) -> tup
 
 GAMES_SIZES: dict[str, dict[str, tuple]] = {
     "smoke": {"game": ("breakout",), **MINATAR_SMOKE},
-    "quick": {"game": GAMES[:4], "frames": (300_000,), "period": (4,), "seed": tuple(range(5))},
+    "quick": {"game": GAMES[:4], "frames": (240_000,), "period": (4,), "seed": tuple(range(5))},
     "paper": {"game": GAMES, "frames": (5_000_000,), "seed": tuple(range(5))},
 }
 """Preset -> the fields in which it differs from the defaults."""

@@ -270,7 +270,7 @@ ILLUSTRATION_SIZES: dict[str, dict[str, tuple]] = {
         "exploration": (20,),
         "seed": (0, 1),
     },
-    "quick": {"frames": (300_000,), "period": (4,), "seed": tuple(range(5))},
+    "quick": {"frames": (240_000,), "period": (4,), "seed": tuple(range(5))},
     "paper": {"frames": (5_000_000,), "seed": tuple(range(5))},
 }
 """Preset -> the fields in which it differs from the defaults."""

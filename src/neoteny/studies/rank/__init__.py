@@ -28,6 +28,8 @@ PRESETS = {
 def summary(frame: pl.DataFrame) -> tuple[str, ...]:
     """What was measured, in a sentence for each data set."""
     lanes = final_lanes(frame)
+    if lanes.is_empty():
+        return ()
     told = []
     for name, part in lanes.sort("level", "noise").partition_by("set", as_dict=True, maintain_order=True).items():
         finite = part.filter(~pl.col("diverged"))
