@@ -130,11 +130,16 @@ def test_a_cifar_stage_agrees_with_logistic_regression_to_a_point():
     )
     learner = learners.supervised(networks.mlp(inputs.shape[1:], [48, 48], 10), optax.adam(1e-3))
     stream = tasks.single(tasks.from_arrays(inputs, labels, dev=0, test=0))
-    network = neoteny.run(learner, stream, seeds=1, steps=400).network(0)
-    train, test = (np.asarray(network(jnp.asarray(each)).stages["hidden2"]) for each in (inputs, tested_inputs))
-    accuracy = linear_probe(train, labels, test, tested)
-    assert accuracy > 0.25, "there is something to agree on"
-    assert accuracy == pytest.approx(logistic_regression(train, labels, test, tested), abs=0.01)
+    result = neoteny.run(learner, stream, seeds=6, steps=400)
+    found, theirs = [], []
+    for seed in range(6):
+        network = result.network(seed)
+        train, test = (np.asarray(network(jnp.asarray(each)).stages["hidden2"]) for each in (inputs, tested_inputs))
+        found.append(linear_probe(train, labels, test, tested))
+        theirs.append(logistic_regression(train, labels, test, tested))
+    assert min(found) > 0.25, "there is something to agree on"
+    # of one network, 2,000 images leave the difference of two such probes uncertain by most of a point
+    assert np.mean(found) == pytest.approx(np.mean(theirs), abs=0.01)
 
 
 def test_scale_and_shift_of_the_features_change_nothing():

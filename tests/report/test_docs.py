@@ -77,7 +77,7 @@ def test_tables_stand_after_the_verdicts_where_their_records_are(tiny, finished,
     assert "<h2>Runs</h2>\n<p>How many.</p>" in page
     assert f"<td>{runs}</td><td>&lt;x&gt;</td>" in page
     assert "Nothing" not in page
-    assert page.index('id="verdicts"') < page.index("<h2>Runs</h2>") < page.index('id="figures"')
+    assert page.index('id="verdicts"') < page.index("<h2>Runs</h2>") < page.index('id="cost"')
 
 
 def test_claims_about_speed_are_judged_by_the_timings(tiny, finished, docs):

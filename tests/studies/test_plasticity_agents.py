@@ -303,7 +303,7 @@ def test_one_statistic_of_one_sign_is_enough_to_fail_and_one_without_a_flip_to_d
 def test_agents_of_one_correlation_are_alike_and_count_once():
     frame = experiments(labels=("true",), statistics=following({"true": 1}))
     wider = experiments(labels=("true",), width=256, statistics=following({"true": -1}))
-    again = frame.with_columns(pl.lit("falsification").alias("experiment"), pl.lit("again ") + pl.col("run"))
+    again = frame.with_columns(pl.lit("falsification").alias("experiment"), run="again " + pl.col("run"))
     found = correlations(pl.concat([frame, wider, again]))
     assert list(found["weight_norm"]) == [
         "mnist_digits, mlp, true labels, adam, width 128",
