@@ -542,6 +542,33 @@ def test_seeds_differ_in_initialisation_and_batches_and_one_seed_repeats():
     assert table["score"].is_finite().all()
 
 
+def test_a_lane_alone_is_the_same_lane_among_forty_five():
+    """Through the runner, its source and its evaluations: 100 updates, to 1e-5 (section 9 of the specification)."""
+    base = replace(SMALL, updates=100, target_period=30)
+    lanes = [replace(base, learning_rate=rate, seed=seed) for rate in RATES for seed in SEEDS]
+    place = lanes.index(replace(base, learning_rate=RATES[3], seed=2))
+    among = records(lanes).filter(pl.col("run") == f"run{place}")
+    alone = records([lanes[place]])
+    keys = ("event", "step", "task", "metric", "place", "split")
+    for metric in ("train_loss", "value", "largest_value", "return", "effective_rank"):
+        one, other = (frame.filter(pl.col("metric") == metric).sort(*keys)["value"] for frame in (alone, among))
+        assert len(one) == len(other) > 0, metric
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5, err_msg=metric)
+
+
+def test_seeds_meet_the_data_in_another_order_though_they_begin_alike():
+    """Frozen networks of the same weights: what the losses of two seeds differ by is their minibatches."""
+    made = learner(SMALL)
+    same = made._replace(init=lambda key: made.init(jax.random.key(0)))
+    still = replace(STUDY.experiment("sweep"), learner=lambda config: same)
+    names = ["run0", "run1"]
+    runner = Runner(still, [replace(SMALL, learning_rate=1e-12, seed=seed) for seed in (0, 1)], names)
+    rows = [record for tick in runner.ticks() for record in tick.records if record.metric == "train_loss"]
+    first, second = ([row.value for row in rows if row.run == name] for name in names)
+    assert len(first) == len(second) > 0
+    assert first != second
+
+
 def test_a_lane_with_a_huge_rate_diverges_and_is_judged_all_the_same():
     frame = records([replace(SMALL, learning_rate=1e30), SMALL])
     final = final_lanes(frame)
