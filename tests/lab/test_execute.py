@@ -309,6 +309,9 @@ class TestChangedSources:
         path.write_text("def source(config): pass\n")
         folder = load_study("lru").experiment("ladder")
         assert "studies/lru/models.py" in fingerprint.code_fingerprint(folder), "a study in a folder is all its files"
+        played = fingerprint.code_fingerprint(load_study("injection").experiment("atari"))
+        assert "studies/games.py" in played, "and what it shares with other studies"
+        assert "studies/__init__.py" not in played
         assert fingerprint.changed_files(code, fingerprint.code_fingerprint(other)) == ["elsewhere.py"]
 
 

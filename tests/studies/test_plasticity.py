@@ -19,6 +19,7 @@ from neoteny.probes import dead_units
 from neoteny.studies.plasticity import CLAIMS, STUDY, summary
 from neoteny.studies.plasticity.labels import REMEDIES, Config, case1, learner, script, stream
 from neoteny.training import Evaluate, Intervene, Probe, Switch, Train
+from plasticity_runs import case1_fields
 
 TASKS, SEEDS = 9, 6
 LABELS = ("UPL-1", "UPL-2", "UPL-3", "UPL-4")
@@ -40,11 +41,7 @@ def records(levels=LEVELS, dead=DEAD, settings=tuple(LEVELS)) -> pl.DataFrame:
     rng, rows = np.random.default_rng(0), []
     for b2, root in settings:
         for seed in range(SEEDS):
-            common = {
-                "run": f"{b2}-{root}-{seed}", "experiment": "case1", "remedy": "none", "learning_rate": 1e-3,
-                "adam_b2": b2, "adam_eps_root": root, "seed": seed,
-                "tasks": TASKS, "width": 8, "l2": 1e-5, "data": "digits",
-            }  # fmt: skip
+            common = case1_fields(b2, root, seed, TASKS)
             for task in range(TASKS):
                 accuracy = levels[b2, root][task] / 100 + rng.normal(scale=0.005)
                 share = dead[b2, root][task]

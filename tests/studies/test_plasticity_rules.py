@@ -17,6 +17,7 @@ from neoteny.studies.plasticity import CLAIMS
 from neoteny.studies.plasticity.agents import AgentConfig
 from neoteny.studies.plasticity.runs import slopes
 from neoteny.studies.plasticity.walk import WalkConfig, times
+from plasticity_runs import case1_fields
 
 SEEDS, TASKS = 8, 9
 OFFSETS = np.array([-3.0, -2.0, -1.5, -0.5, 0.5, 1.5, 2.0, 3.0])
@@ -45,11 +46,7 @@ def labels(accuracy: Mapping[tuple, Curve], dead: Mapping[tuple, Curve] | None =
     rows = []
     for (b2, root), curve in accuracy.items():
         for seed in range(SEEDS):
-            common = {
-                "run": f"{b2}-{root}-{seed}", "experiment": "case1", "remedy": "none", "learning_rate": 1e-3,
-                "adam_b2": b2, "adam_eps_root": root, "seed": seed,
-                "tasks": TASKS, "width": 8, "l2": 1e-5, "data": "digits",
-            }  # fmt: skip
+            common = case1_fields(b2, root, seed, TASKS)
             for task in range(TASKS):
                 measured = [("accuracy", "", curve(seed, task) / 100)]
                 if dead is not None:

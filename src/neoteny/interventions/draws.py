@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
 
 import equinox as eqx
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from neoteny.learners.learner import LearnerState
+from neoteny.networks.initializers import named_key
 from neoteny.networks.network import Layer, Network, as_network, split_trainable
 
 
@@ -45,7 +45,7 @@ def fresh_network(state: LearnerState, key: PRNGKeyArray, name: str) -> Network:
     makers = state.require_origin().makers
     if name not in makers:
         raise KeyError(f"the origin has no maker for network {name!r}; it has makers for {', '.join(makers)}")
-    return as_network(makers[name](jax.random.fold_in(key, zlib.crc32(name.encode()))))
+    return as_network(makers[name](named_key(key, name)))
 
 
 def fresh_stage(stage: Layer, fresh: Network, name: str) -> Layer:

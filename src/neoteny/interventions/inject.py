@@ -8,7 +8,6 @@ parameters stay as they were (section 3 of the paper). Gradients reach the encod
 from __future__ import annotations
 
 import enum
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from neoteny.interventions.reset import ONLINE
 from neoteny.learners.learner import LearnerState
 from neoteny.networks.dense import Dense
 from neoteny.networks.heads import Heads
+from neoteny.networks.initializers import named_key
 from neoteny.networks.injected import Folded, Injected
 from neoteny.networks.network import Frozen, Layer, Maker, Network, Statistic, as_network, split_trainable
 
@@ -207,10 +207,10 @@ def _has_room(layer: Any) -> Bool[Array, ""]:
 
 def _drawn(state: LearnerState, key: PRNGKeyArray, network: str, head: tuple[str, ...], maker: Maker | None) -> Network:
     """A draw of its own: no other intervention, and no initialisation, gets it from the same key."""
-    key = jax.random.fold_in(key, zlib.crc32(b"inject"))
+    key = named_key(key, "inject")
     if maker is None:
         return fresh_network(state, key, network)
-    fresh = as_network(maker(jax.random.fold_in(key, zlib.crc32(network.encode()))))
+    fresh = as_network(maker(named_key(key, network)))
     there = fresh.names[fresh.index(head[0]) :]
     if there != head:
         raise ValueError(f"the new head must have the stages {', '.join(head)}; its maker gives {', '.join(there)}")

@@ -4,7 +4,6 @@ al. 2023, section 5).
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ from neoteny.interventions.draws import followers, selected
 from neoteny.interventions.intervention import EMPTY, Intervention
 from neoteny.interventions.reset import ONLINE
 from neoteny.learners.learner import LearnerState
+from neoteny.networks.initializers import named_key
 from neoteny.networks.network import Maker, as_network, split_trainable
 
 
@@ -33,9 +33,7 @@ def widen(state: LearnerState, key: PRNGKeyArray, *, maker: Maker, networks: Seq
     origin = state.require_origin()
     made, states = dict(state.networks), dict(state.optimizer)
     for network in selected(state, networks):
-        drawn = as_network(
-            maker(jax.random.fold_in(jax.random.fold_in(key, zlib.crc32(b"widen")), zlib.crc32(network.encode())))
-        )
+        drawn = as_network(maker(named_key(named_key(key, "widen"), network)))
         old = state.networks[network]
         if drawn.names != old.names:
             raise ValueError(

@@ -21,8 +21,8 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 
 def own_files(experiment: Experiment) -> dict[str, Path]:
-    """Name -> path of the files an experiment is in, all those of its study's folder; empty for one typed at a
-    prompt.
+    """Name -> path of the files an experiment is in: all those of its study's folder, and what studies share; empty
+    for one typed at a prompt.
     """
     files: dict[str, Path] = {}
     parts = (experiment.config, experiment.stream, experiment.learner, experiment.script, experiment.source)
@@ -30,8 +30,10 @@ def own_files(experiment: Experiment) -> dict[str, Path]:
         assert path is not None
         inside = path.is_relative_to(_PACKAGE)
         # a study that is a folder is all its files
-        folder = inside and path.parent.parent == _PACKAGE / "studies"
-        for file in sorted(path.parent.glob("*.py")) if folder else (path,):
+        studies = _PACKAGE / "studies"
+        folder = inside and path.parent.parent == studies
+        shared = [file for file in sorted(studies.glob("*.py")) if file.name != "__init__.py"]
+        for file in [*sorted(path.parent.glob("*.py")), *shared] if folder else (path,):
             files[str(file.relative_to(_PACKAGE)) if inside else file.name] = file
     return files
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from neoteny.learners.learner import Learner, LearnerState
 from neoteny.learners.supervised import ONLINE
+from neoteny.networks.initializers import named_key
 from neoteny.networks.network import split_trainable
 from neoteny.training.clock import Clock
 
@@ -65,7 +64,7 @@ def random_walk(learner: Learner) -> Learner:
         new, metrics = learner.update(leader, batch, key)
         length = step_length(leader.networks[ONLINE], new.networks[ONLINE])
         parameters, rest = split_trainable(walk.networks[ONLINE])
-        step = gaussian_step(parameters, length, jax.random.fold_in(key, zlib.crc32(b"random_walk")))
+        step = gaussian_step(parameters, length, named_key(key, "random_walk"))
         moved = eqx.combine(jax.tree.map(jnp.add, parameters, step), rest)
         networks = {**walk.networks, ONLINE: moved}
         walk = LearnerState(networks, walk.optimizer, walk.memory, walk.followers, walk.origin)

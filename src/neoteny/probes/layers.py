@@ -6,7 +6,6 @@ of a network in another framework.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -16,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32, Int, PRNGKeyArray
 from numpy.typing import ArrayLike
 
+from neoteny.networks.initializers import named_key
 from neoteny.probes.arrays import as_labels, flatten_features, pool_features
 from neoteny.probes.linear import (
     Fitting,
@@ -186,7 +186,7 @@ class LayerMeasurement:
         test = test[: self._probe.rank_samples]
         n, width = test.shape
         if width > RANK_COLUMNS:
-            key = jax.random.fold_in(self._keys[network].columns, zlib.crc32(stage.encode()))
+            key = named_key(self._keys[network].columns, stage)
             test = test[:, np.sort(np.asarray(jax.random.permutation(key, width))[:RANK_COLUMNS])]
         units = test.shape[1]
         ranks = numerical_ranks(test, self._probe.tolerances)

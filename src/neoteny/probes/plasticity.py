@@ -7,7 +7,6 @@ it; the network itself is not touched.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from neoteny.learners.learner import Batch, View, init_stages
+from neoteny.networks.initializers import named_key
 from neoteny.networks.network import Maker, Network, as_network, check_maker, split_trainable
 
 FREQUENCY = 1e5
@@ -80,8 +80,8 @@ def plasticity(
     the decoded squared error. Give the same key to compare networks on the same random functions.
     ValueError for no targets or a negative number of steps.
     """
-    sines = random_sines(maker, inputs, key=_named(key, "targets"), targets=targets, decode=decode)
-    fit = _Fit(inputs, optimizer, _named(key, "batches"), steps, batch_size, loss, decode)
+    sines = random_sines(maker, inputs, key=named_key(key, "targets"), targets=targets, decode=decode)
+    fit = _Fit(inputs, optimizer, named_key(key, "batches"), steps, batch_size, loss, decode)
     return _measure(fit, network, sines, carried, reference)
 
 
@@ -104,9 +104,9 @@ def regret(
     starts with an advantage. The fresh network is drawn apart from the targets'. Arguments as in
     `plasticity`.
     """
-    sines = random_sines(maker, inputs, key=_named(key, "targets"), targets=targets, decode=decode)
-    fit = _Fit(inputs, optimizer, _named(key, "batches"), steps, batch_size, loss, decode)
-    fresh = as_network(maker(_named(key, "fresh")))
+    sines = random_sines(maker, inputs, key=named_key(key, "targets"), targets=targets, decode=decode)
+    fit = _Fit(inputs, optimizer, named_key(key, "batches"), steps, batch_size, loss, decode)
+    fresh = as_network(maker(named_key(key, "fresh")))
     return _measure(fit, network, sines, None, None).final - _measure(fit, fresh, sines, None, None).final
 
 
@@ -152,9 +152,9 @@ def view_plasticity(
     is a difference of records (final at t less final at 0), so it is left to the analysis.
     """
     decode = view.decode or plain
-    sines = random_sines(view.maker, batch.inputs, key=_named(key, "targets"), targets=targets, decode=decode)
+    sines = random_sines(view.maker, batch.inputs, key=named_key(key, "targets"), targets=targets, decode=decode)
     fit = _Fit(
-        batch.inputs, view.optimizer, _named(key, "batches"), steps, batch_size, view.fit or squared_error, decode
+        batch.inputs, view.optimizer, named_key(key, "batches"), steps, batch_size, view.fit or squared_error, decode
     )
     measured = _measure(fit, view.network, sines, None, None)
     places = {
@@ -164,7 +164,7 @@ def view_plasticity(
         "diverged": measured.diverged,
     }
     if fresh:
-        other = as_network(view.maker(_named(key, "fresh")))
+        other = as_network(view.maker(named_key(key, "fresh")))
         places["regret"] = measured.final - _measure(fit, other, sines, None, None).final
     return places
 
@@ -204,10 +204,6 @@ class _Fit(NamedTuple):
     batch_size: int | None
     loss: Loss
     decode: Decode
-
-
-def _named(key: PRNGKeyArray, name: str) -> PRNGKeyArray:
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
 
 
 def _measure(

@@ -106,11 +106,6 @@ def _lane(tree: PyTree, lane) -> PyTree:
     return jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, lane, keepdims=False), tree)
 
 
-def _only(tree: PyTree) -> PyTree:
-    """The only lane of a tree with a leading axis of one lane."""
-    return jax.tree.map(lambda x: x[0], tree)
-
-
 def _lanes(tree: PyTree, first, count: int) -> PyTree:
     """A tree of `count` lanes from the `first` on."""
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, count), tree)
@@ -352,7 +347,7 @@ class Programs:
             # The source follows the shared clock, whether a lane is held or not.
             source, batch, cost = gathered(rest.learner, source, *own, clock)
             if alone:
-                batch, values, seed = _only((batch, *own))
+                batch, values, seed = _lane((batch, *own), 0)
                 rest = learn(rest, batch, values, seed, clock, cost)
             else:
                 rest = learned(rest, batch, *own, clock, cost)
@@ -364,7 +359,7 @@ class Programs:
             return more if until is None else more & jnp.any(alive & ~rest.held)
 
         rest = state._replace(source=None)
-        begun = (_only(rest) if alone else rest, state.source, clock, jnp.zeros((), jnp.int32))
+        begun = (_lane(rest, 0) if alone else rest, state.source, clock, jnp.zeros((), jnp.int32))
         rest, source, after, done = jax.lax.while_loop(unfinished, body, begun)
         rest = jax.tree.map(lambda x: x[None], rest) if alone else rest
         return rest._replace(source=source), done, after.env_step - clock.env_step

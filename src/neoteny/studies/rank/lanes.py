@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 
 import numpy as np
 import polars as pl
@@ -28,15 +27,18 @@ FREE = ("objective", "activation", "learning_rate", "seed", *SET)
 """Fields the sweep varies; all others must have one value for a claim."""
 
 
-_RECIPE = re.compile(r"file (\{.*\}) ")
-"""A data set that another run recorded, as `_with_set` writes it."""
-
-
 def set_name(text: str) -> str:
     """A data set as a panel is called."""
-    level, noise, *more = _RECIPE.sub(lambda found: f"recorded {digest(json.loads(found[1]))} ", text).split("|")
+    level, noise, *more = text.split("|")
     words = {"catch": "Catch", "mountain_car": "MountainCar", "cartpole": "CartPole"}
     return f"{words.get(level, level)}, noise {float(noise):g}" + "".join(f", {each}" for each in more if each)
+
+
+def _source(file: str) -> str:
+    """Where given data come from: a file, or the digest of a recipe that another run recorded by."""
+    if file.startswith("{"):
+        return f"recorded {digest(json.loads(file))} "
+    return f"file {file} " if file else ""
 
 
 def _with_set(frame: pl.DataFrame) -> pl.DataFrame:
@@ -47,8 +49,9 @@ def _with_set(frame: pl.DataFrame) -> pl.DataFrame:
         pl.when(pl.col(name) == getattr(default, name)).then(pl.lit("")).otherwise(
             pl.format(f"{name} {{}} ", pl.col(name))
         )
-        for name in SET[2:]
+        for name in SET[2:-1]
     ]  # fmt: skip
+    parts.append(pl.col("file").map_elements(_source, pl.String, skip_nulls=False))
     return frame.with_columns(pl.concat_str(parts).alias("set"))
 
 
