@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
+import polars as pl
 import pytest
 
 from device_loop import Corridor
@@ -26,7 +27,7 @@ from neoteny.lab.study import Experiment, Study
 from neoteny.learners.dqn import dqn
 from neoteny.networks import mlp
 from neoteny.studies.rank import STUDY as RANK
-from neoteny.studies.rank.lanes import set_name
+from neoteny.studies.rank.lanes import SET, set_name, with_set
 from neoteny.studies.rank.settings import Config as RankConfig
 from neoteny.studies.rank.settings import stream as rank_stream
 from neoteny.tasks import DeviceExperience, HostExperience, LinearEpsilon, catch, environments
@@ -273,8 +274,12 @@ def test_a_recording_in_a_configuration_comes_back_and_names_the_run():
         )
     }
     assert len(names) == 5
-    shown = f"catch|0.1|file {configs.canonical(configs.to_json(RECORDING))} "
-    assert re.fullmatch(r"Catch, noise 0\.1, recorded [0-9a-f]{12} ", set_name(shown))
+    default = RankConfig()
+    fields = {name: [getattr(default, name)] * 2 for name in SET}
+    files = [configs.canonical(configs.to_json(LEARNING.file)), "mine.npz"]
+    kept, given = with_set(pl.DataFrame(fields | {"file": files}))["set"]
+    assert re.fullmatch(r"Catch, noise 0\.1, recorded [0-9a-f]{12} ", set_name(kept))
+    assert set_name(given) == "Catch, noise 0.1, file mine.npz "
 
 
 def test_a_run_of_the_rank_study_learns_from_what_another_run_did():

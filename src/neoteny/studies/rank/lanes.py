@@ -41,7 +41,7 @@ def _source(file: str) -> str:
     return f"file {file} " if file else ""
 
 
-def _with_set(frame: pl.DataFrame) -> pl.DataFrame:
+def with_set(frame: pl.DataFrame) -> pl.DataFrame:
     """With the column `set`: level, noise, and what differs from a data set's defaults."""
     default = Config()
     parts = [pl.col("level"), pl.lit("|"), pl.col("noise").cast(pl.String), pl.lit("|")]
@@ -98,7 +98,7 @@ def series(frame: pl.DataFrame, experiment: str = "sweep") -> pl.DataFrame:
     seen = {
         name: pl.when("diverged").then(float("nan")).otherwise(pl.col(name)) for name in ("rank", "dead", "constant")
     }
-    return _with_set(
+    return with_set(
         table.with_columns(
             pl.min_horizontal("seen_states", "units").alias("most"),
             ((pl.col("return") - pl.col("random")) / span).alias("score"),
