@@ -23,6 +23,7 @@ USAGE = """neoteny: a laboratory for networks that must keep learning
   neoteny resume DIR              go on where a run stopped
   neoteny status DIR              how far it is
   neoteny report DIR [--docs D]   claims and report again, from the records alone; results into D/STUDY.md
+                                  [--section S]: into the section of another preset there
   neoteny probe DIR:RUN[:SAVE]    what each layer of a stored network does: linear probes, rank, CKA, tunnel
   neoteny diagnose DIR:RUN[:SAVE] is a stored run limited by lost plasticity? inject a copy and compare
   neoteny record DIR:RUN[:SAVE]   play stored agents and keep every transition, as a data set to learn from offline
@@ -342,11 +343,14 @@ def _status(arguments: Sequence[str]) -> int:
 @dataclasses.dataclass(frozen=True)
 class _ReportOptions:
     docs: Path | None = None
+    section: str = ""
 
 
 def _report(arguments: Sequence[str]) -> int:
     directory, rest = _directory_argument("report", arguments)
     options = _parse(_ReportOptions, rest, "neoteny report DIR", "Claims and report again, from the records alone.")
+    if options.section and options.docs is None:
+        raise UsageError("--section names a section of a documentation page: give its folder by --docs")
     from neoteny.lab.store import Store
     from neoteny.studies import load_study
 
@@ -355,7 +359,7 @@ def _report(arguments: Sequence[str]) -> int:
     if options.docs is not None:
         from neoteny.report.docs import write_docs
 
-        print(f"documentation: {write_docs(directory, study, options.docs)}")
+        print(f"documentation: {write_docs(directory, study, options.docs, options.section)}")
     return 0
 
 

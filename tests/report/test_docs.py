@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from matplotlib.figure import Figure
 
 from neoteny.analysis import not_run
-from neoteny.analysis.claims import Claim
+from neoteny.analysis.claims import Claim, evaluate
 from neoteny.cli import main
 from neoteny.errors import UsageError
 from neoteny.lab.results import read, timed_packs
-from neoteny.lab.study import StudyTable
+from neoteny.lab.study import StudyFigure, StudyTable
 from neoteny.report.assemble import write_report
 from neoteny.report.docs import write_docs
 
@@ -100,3 +101,34 @@ def test_a_page_without_its_marks_is_left_as_it_is(tiny, finished, docs, page):
     with pytest.raises(UsageError, match="results: tiny"):
         write_docs(finished, tiny.STUDY, docs)
     assert not path.exists() or path.read_text() == page
+
+
+def test_results_of_another_preset_have_a_section_of_their_own(tiny, finished, docs):
+    other = "<!-- results: tiny long -->\nNothing yet.\n<!-- /results: tiny long -->\n"
+    (docs / "tiny.md").write_text(PAGE + other)
+    absent = Claim("TINY-9", "Never asked", "nowhere", lambda frame: not_run("no such runs"))
+    figure = StudyFigure("line", "A line", "Flat.", lambda frame: Figure())
+    study = dataclasses.replace(tiny.STUDY, claims=(*tiny.STUDY.claims, absent), figures=(figure,))
+    write_docs(finished, study, docs, "long")
+    text = (docs / "tiny.md").read_text()
+    assert text.startswith(PAGE)
+    judged = {claim["id"]: claim["verdict"] for claim in evaluate(study.claims, read(finished).records)}
+    assert {"holds", "fails", "inconclusive"} & set(judged.values())
+    for claim, verdict in judged.items():
+        assert (f"| {claim} |" in text) == (verdict != "not_run"), claim
+    assert "](tiny/long/line.png)" in text
+    assert (docs / "tiny" / "long" / "line.png").is_file()
+    write_docs(finished, study, docs)
+    assert (docs / "tiny.md").read_text().endswith(text[len(PAGE) :])
+    assert (docs / "tiny" / "long" / "line.png").is_file()
+    write_docs(finished, dataclasses.replace(study, claims=(absent,)), docs, "long")
+    assert "| claim |" not in (docs / "tiny.md").read_text().split("results: tiny long -->")[1]
+
+
+def test_a_section_needs_a_plain_name_and_a_page(tiny, finished, docs, capsys):
+    with pytest.raises(UsageError, match="lower-case letters"):
+        write_docs(finished, tiny.STUDY, docs, "../up")
+    assert main(["report", str(finished), "--section", "long"]) == 2
+    assert "--docs" in capsys.readouterr().err
+    assert main(["report", str(finished), "--docs", str(docs), "--section", "long"]) == 2
+    assert "results: tiny long" in capsys.readouterr().err

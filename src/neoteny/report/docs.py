@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from neoteny.analysis.claims import evaluate
+from neoteny.analysis.verdicts import Outcome
 from neoteny.errors import UsageError
 from neoteny.lab.results import Results, read, timed_packs
 from neoteny.lab.store import write_atomic
@@ -22,15 +24,21 @@ DOTS_PER_INCH = 110
 """Of figures in the documentation, 8 inches wide."""
 
 
-def write_docs(directory: Path | str, study: Study, folder: Path | str) -> Path:
-    """Fill the results section of `folder`/STUDY.md from a result directory, and write its figures beside it.
+def write_docs(directory: Path | str, study: Study, folder: Path | str, section: str = "") -> Path:
+    """Fill a results section of `folder`/STUDY.md from a result directory, and write its figures beside it.
 
     The section is what lies between `<!-- results: STUDY -->` and `<!-- /results: STUDY -->`; figures are
-    `folder`/STUDY/NAME.png, and those no longer drawn are removed. Equal records and timings give an equal
-    page. Returns the page. UsageError if the page or its marks are not there, or nothing was recorded.
+    `folder`/STUDY/NAME.png, and those no longer drawn are removed. A page may hold sections of its own for other
+    results of the study: `section` goes between `<!-- results: STUDY SECTION -->` and its end, with figures in
+    `folder`/STUDY/SECTION and without the claims that were not run. Equal records and timings give an equal
+    page. Returns the page. UsageError if the page or its marks are not there, if nothing was recorded, or if `section`
+    is not made of lower-case letters, digits and hyphens.
     """
+    if section and re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", section) is None:
+        raise UsageError(f"the name of a section is made of lower-case letters, digits and hyphens, not {section!r}")
     folder, page = Path(folder), Path(folder) / f"{study.name}.md"
-    begin, end = f"<!-- results: {study.name} -->", f"<!-- /results: {study.name} -->"
+    mark = f"{study.name} {section}".rstrip()
+    begin, end = f"<!-- results: {mark} -->", f"<!-- /results: {mark} -->"
     if not page.is_file():
         raise UsageError(f"no page {page}; write one with the lines {begin} and {end} where results belong")
     text = page.read_text(encoding="utf-8")
@@ -39,23 +47,26 @@ def write_docs(directory: Path | str, study: Study, folder: Path | str) -> Path:
     results = read(directory)
     if results.records.is_empty():
         raise UsageError(f"{directory} holds no records yet; nothing to write to {page}")
-    figures = _figures(study, results, folder / study.name)
+    figures = _figures(study, results, folder, Path(study.name, section))
     claims = evaluate(study.claims, results.records, timed_packs(results))
-    section = section_text(study, results, claims, figures)
+    if section:
+        claims = [claim for claim in claims if claim["verdict"] != Outcome.NOT_RUN]
+    written = section_text(study, results, claims, figures)
     before, after = text[: text.index(begin)], text[text.index(end) :]
-    write_atomic(page, f"{before}{begin}\n{section}\n{after}".encode())
+    write_atomic(page, f"{before}{begin}\n{written}\n{after}".encode())
     return page
 
 
-def _figures(study: Study, results: Results, folder: Path) -> Mapping[str, str]:
-    """Name -> path of every figure drawn, relative to the page."""
+def _figures(study: Study, results: Results, docs: Path, place: Path) -> Mapping[str, str]:
+    """Name -> path of every figure drawn, relative to the page in `docs`; they lie in `docs`/`place`."""
+    folder = docs / place
     drawn: dict[str, str] = {}
     for figure in study.figures:
         made = figure.draw(results.records)
         if made is not None:
             folder.mkdir(parents=True, exist_ok=True)
             _save(made, folder / f"{figure.name}.png")
-            drawn[figure.name] = f"{folder.name}/{figure.name}.png"
+            drawn[figure.name] = (place / f"{figure.name}.png").as_posix()
     if folder.is_dir():
         for stale in folder.glob("*.png"):
             if stale.stem not in drawn:
@@ -75,7 +86,7 @@ def section_text(
     lines = ["", _what_was_run(study, results), ""]
     if study.summary is not None:
         lines += [line for told in study.summary(results.records) for line in (f"- {_cell(told)}",)] + [""]
-    lines += _verdicts(claims)
+    lines += _verdicts(claims) if claims else []
     for table in study.tables:
         drawn = table.draw(results.records)
         if drawn is not None:
