@@ -256,6 +256,15 @@ def test_holm_verdicts_report_the_interval_that_decided():
     assert "Holm" in found[0].reason
 
 
+def test_a_family_may_ask_something_else_of_each_estimate():
+    sure = partial(mean_estimate, np.array([5.0, 5.1, 4.9, 5.0]))
+    estimates = [lambda level: sure(level=level)] * 3
+    found = holm_verdicts(estimates, [Above(4), Below(4), Equivalent(0, 4)])
+    assert [each.outcome for each in found] == [HOLDS, FAILS, FAILS]
+    with pytest.raises(ValueError, match="2 expectations for 3 estimates"):
+        holm_verdicts(estimates, [Above(4), Below(4)])
+
+
 def test_what_was_not_run_keeps_its_place_in_the_family():
     nothing = lambda level: None  # noqa: E731
     single = lambda level: Interval(5.0, math.nan, math.nan, 1, level)  # noqa: E731

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from neoteny.learners import Batch, Transitions, dqn, random_walk, supervised
+from neoteny.learners import Batch, Scalar, Transitions, dqn, random_walk, supervised
 from neoteny.learners.random_walk import gaussian_step, step_length
 from neoteny.networks import mlp, split_trainable
 from neoteny.training.clock import Clock
@@ -66,7 +66,7 @@ def test_every_step_is_as_long_as_the_learner_s_and_in_another_direction():
 
 
 def test_probes_see_the_walk_and_the_leader_acts():
-    plain = dqn(MAKER, optax.sgd(0.3))
+    plain = dqn(MAKER, optax.sgd(0.3), double=False, values=Scalar(None), target_period=3)
     walk = random_walk(plain)
     state, _ = walk.update(walk.init(jax.random.key(0)), transitions(), jax.random.key(1))
     assert walk.view(state).network is state.networks["online"]
@@ -74,6 +74,18 @@ def test_probes_see_the_walk_and_the_leader_acts():
     chosen = np.asarray(jnp.argmax(state.networks["leader_online"](x).output, axis=1))
     np.testing.assert_array_equal(walk.act(state, x, jax.random.key(0)), chosen)
     np.testing.assert_array_equal(walk.predict(state, x), state.networks["online"](x).output)
+    clock = Clock.start()
+    for number in range(4):  # the target is copied after the third
+        state, _ = walk.update(state, transitions(), jax.random.key(number))
+        clock = clock.tick()
+        state = walk.periodic(state, clock)
+    data, target = transitions(), state.networks["target"]
+    assert np.abs(vector(target) - vector(state.networks["leader_target"])).max() > 0
+    best = np.asarray(target(data.next_observations).output).max(axis=1)
+    taken = np.asarray(state.networks["online"](data.observations).output)[np.arange(16), np.asarray(data.actions)]
+    expected = 0.5 * np.mean((np.asarray(data.rewards) + 0.9 * best - taken) ** 2)
+    loss = walk.view(state).loss(state.networks["online"], data, jax.random.key(0))
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
     assert state.followers == (("target", "online"), ("leader_target", "leader_online"))
 
 

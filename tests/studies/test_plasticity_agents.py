@@ -211,6 +211,22 @@ def test_holm_asks_more_of_a_family():
     assert [part["verdict"] for part in parts] == ["inconclusive", "inconclusive"]
 
 
+def test_the_family_of_holm_is_all_claims_about_treatments_together():
+    """The same difference that holds alone, beside another claim's that is not clear."""
+    two_hot, shrunk = [], []
+    for seed in range(SEEDS):
+        bare = replace(BASE, labels="true", seed=seed)
+        sign = (-1) ** seed
+        two_hot += agent(bare, "interventions", 0.3)
+        two_hot += agent(replace(bare, output="two_hot"), "interventions", 0.3 - 0.1 + 0.101 * sign)
+        shrunk += agent(replace(bare, treatment="shrink_perturb"), "interventions", 0.3 + 0.2 * sign)
+        shrunk += agent(replace(bare, treatment="reset_optimizer"), "interventions", 0.3 + 0.2 * sign)
+    assert outcomes(pl.DataFrame(two_hot), "8") == ["holds"]
+    assert outcomes(pl.DataFrame(two_hot + shrunk), "8", "12", "16") == ["inconclusive"] * 3
+    of_another = [row for row in shrunk if row["treatment"] == "reset_optimizer"]
+    assert outcomes(pl.DataFrame(two_hot + of_another), "8") == ["holds"], "UPL-16 is none of the family"
+
+
 def test_the_rise_of_the_first_probe_is_zero_and_a_diverged_agent_learned_nothing():
     frame = experiments(labels=("true",))
     table = probed(frame, "interventions")
@@ -332,6 +348,17 @@ def test_width():
     assert [part["verdict"] for part in gone["parts"]] == ["holds", "fails"]
     assert gone["parts"][0]["measured"] == pytest.approx(-0.1, abs=0.01)
     assert outcomes(widths({16: 0.3}), "14") == ["not_run"]
+    held = widths({16: 0.5, 64: 0.4, 256: 0.3})
+    for field, value, told in (
+        ("network", "cnn", "not cnn"),
+        ("treatment", "layer_norm", "layer_norm"),
+        ("output", "two_hot", "two_hot"),
+    ):
+        other = held.with_columns(pl.lit(value).alias(field), run=pl.col("run") + value)
+        found = verdicts(other)["UPL-14"]
+        assert (found["verdict"], told in found["reason"]) == ("not_run", True), found
+        both = verdicts(pl.concat([held, other]))["UPL-14"]
+        assert (both["verdict"], field in both["reason"]) == ("not_run", True), both
 
 
 def test_what_was_not_run_or_is_mixed_is_said_to_be_so():
@@ -518,6 +545,21 @@ def test_the_probe_task_reads_and_fits_what_the_outputs_stand_for(output):
         assert before == pytest.approx(0.25, rel=1e-4)
 
 
+@pytest.mark.parametrize(("name", "expected"), [("adam", optax.adam(0.02)), ("sgd", optax.sgd(0.02))])
+def test_the_probe_task_is_trained_by_the_agent_s_optimiser(name, expected):
+    made = learner(replace(TINY, optimizer=name, learning_rate=0.02))
+    optimizer = made.view(made.init(jax.random.key(0))).optimizer
+    weights, gradients = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([0.5, 3.0])}
+    steps = []
+    for each in (optimizer, expected):
+        state, parameters = each.init(weights), weights
+        for _ in range(3):
+            updates, state = each.update(gradients, state, parameters)
+            parameters = optax.apply_updates(parameters, updates)
+        steps.append(np.asarray(parameters["w"]))
+    np.testing.assert_array_equal(*steps)
+
+
 def test_the_support_covers_the_returns():
     form = values(replace(TINY, output="two_hot"))
     assert (float(form.centres[0]), float(form.centres[-1]), len(form.centres)) == (-1.0, pytest.approx(100.0), 51)
@@ -636,11 +678,11 @@ def test_every_preset_resolves(preset):
             "quick_full": {"case1"},
             "minatar": {"games"},
             "paper": {"case1", "remedies", "combined", "falsification", "games", "atari"} | agents,
-            "paper_long": {"long"},
+            "paper_long": {"interventions"},
         }[preset]
     )
     chosen = {(r.config.treatment, r.config.output) for r in plan.runs.values() if r.experiment == "interventions"}
-    if preset in ("quick", "paper"):
+    if preset in ("quick", "paper", "paper_long"):
         assert chosen >= set(AS_CLAIMED) | {("spectral_norm", "scalar")}
         if preset == "quick":
             seeds = {r.config.seed for r in plan.runs.values() if r.experiment == "interventions"}

@@ -293,13 +293,13 @@ def holm(p_values: ArrayLike) -> Float[np.ndarray, " tests"]:
 
 
 def holm_verdicts(
-    estimates: Sequence[Callable[[float], Estimate]], expectation: Simple, *, level: float = 0.95
+    estimates: Sequence[Callable[[float], Estimate]], expectation: Simple | Sequence[Simple], *, level: float = 0.95
 ) -> list[Verdict]:
-    """Verdicts on one expectation for a family of estimates, corrected for their number by Holm's procedure.
+    """Verdicts for a family of estimates, corrected for their number by Holm's procedure.
 
-    estimates: functions level -> Interval, such as `lambda level: paired_difference(x, y, level=level)`; the
-    intervals of one function must be nested as the level grows, so a bootstrap takes a generator of the same
-    seed in every call.
+    expectation: one for all, or one for each estimate. estimates: functions level -> Interval, such as `lambda level:
+    paired_difference(x, y, level=level)`; the intervals of one function must be nested as the level grows, so a
+    bootstrap takes a generator of the same seed in every call.
 
     With r estimates undecided, those that hold at level 1 - (1 - level) / r hold; then r is what is left,
     until none is added. An interval at that level clears the threshold exactly when its p value is at most (1
@@ -307,24 +307,27 @@ def holm_verdicts(
     Each of the two is wrong anywhere in the family with probability at most (1 - level) / 2, for one-sided
     claims and two-sided intervals of equal tails, whatever the dependence. The interval in each verdict is
     the one that decided it, and for the others the one at the first, strictest level. Raises ValueError if an
-    estimate both holds and fails (not nested).
+    estimate both holds and fails (not nested), or if expectations are not as many as estimates.
     """
     _check_level(level)
     family = range(len(estimates))
-    holds = _step_down(estimates, expectation, Outcome.HOLDS, level)
-    fails = _step_down(estimates, expectation, Outcome.FAILS, level)
+    asked = [expectation] * len(estimates) if isinstance(expectation, Simple) else list(expectation)
+    if len(asked) != len(estimates):
+        raise ValueError(f"{len(asked)} expectations for {len(estimates)} estimates; give one, or one for each")
+    holds = _step_down(estimates, asked, Outcome.HOLDS, level)
+    fails = _step_down(estimates, asked, Outcome.FAILS, level)
     if both := sorted(holds.keys() & fails.keys()):
         raise ValueError(f"estimates {both} hold at one level and fail at another: their intervals are not nested")
     decided = holds | fails
     strictest = _adjusted(level, len(estimates))
-    return [decided[i] if i in decided else _at(estimates[i], expectation, strictest) for i in family]
+    return [decided[i] if i in decided else _at(estimates[i], asked[i], strictest) for i in family]
 
 
-def _step_down(estimates, expectation: Simple, outcome: Outcome, level: float) -> dict[int, Verdict]:
+def _step_down(estimates, asked: Sequence[Simple], outcome: Outcome, level: float) -> dict[int, Verdict]:
     decided: dict[int, Verdict] = {}
     while len(decided) < len(estimates):
         adjusted = _adjusted(level, len(estimates) - len(decided))
-        found = {i: _at(estimates[i], expectation, adjusted) for i in range(len(estimates)) if i not in decided}
+        found = {i: _at(estimates[i], asked[i], adjusted) for i in range(len(estimates)) if i not in decided}
         found = {i: each for i, each in found.items() if each.outcome is outcome}
         if not found:
             break

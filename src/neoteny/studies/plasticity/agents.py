@@ -253,6 +253,7 @@ SIZES: dict[str, dict[str, tuple]] = {
         "seed": tuple(range(5)),
     },
     "paper": {"seed": tuple(range(5))},
+    "paper_long": {"iterations": (1_000,), "probe_every": (50,), "data": ("mnist", "cifar10"), "seed": tuple(range(5))},
 }
 """Preset -> the fields in which it differs from the defaults."""
 
@@ -266,12 +267,16 @@ SGD = {"optimizer": ("sgd",), "learning_rate": (1e-2,)}
 
 
 def interventions_axes(preset: str) -> list[dict]:
-    """Every treatment alone, and two-hot outputs alone; in `paper` on both data sets and all four networks."""
+    """Every treatment alone, and two-hot outputs alone; in `paper` on both data sets and all four networks, in
+    `paper_long` with the MLP for a million updates, as in the paper's appendix.
+    """
     if preset not in SIZES:
         return []
     sizes = SIZES[preset]
     if preset == "smoke":
         return [{**sizes, "treatment": ("none", "reset_last")}]
+    if preset == "paper_long":
+        return [{**sizes, "treatment": ("none", *MAIN)}, {**sizes, "output": ("two_hot",)}]
     alone = {**sizes, "treatment": ("none", *MAIN), "labels": EASY_AND_HARD}
     two_hot = {**sizes, "output": ("two_hot",), "labels": EASY_AND_HARD}
     if preset == "quick":
@@ -334,14 +339,6 @@ def falsification_axes(preset: str) -> dict | list[dict]:
     return [grid, {**grid, **SGD}]
 
 
-def long_axes(preset: str) -> dict | list[dict]:
-    """A million updates, as in the paper's appendix; in a preset of its own."""
-    if preset != "paper_long":
-        return []
-    sizes = {**SIZES["paper"], "iterations": (1_000,), "probe_every": (50,), "data": ("mnist", "cifar10")}
-    return [{**sizes, "treatment": ("none", *MAIN)}, {**sizes, "output": ("two_hot",)}]
-
-
 def _experiment(name: str, axes: Callable[[str], Any]) -> Experiment:
     return Experiment(name, AgentConfig, axes, stream, learner, script, source)
 
@@ -350,4 +347,3 @@ interventions = _experiment("interventions", interventions_axes)
 combined = _experiment("combined", combined_axes)
 width = _experiment("width", width_axes)
 falsification = _experiment("falsification", falsification_axes)
-long = _experiment("long", long_axes)

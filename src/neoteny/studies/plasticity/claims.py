@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
@@ -32,9 +33,10 @@ from neoteny.studies.plasticity.runs import (
     FEWEST_AGENTS,
     FEWEST_SETTINGS,
     LEAST_UPDATES,
-    SETTING,
+    NOTHING,
     SETTINGS,
     WALK_STRUCTURE,
+    WIDTH_STRUCTURE,
     accuracy_by_task,
     at_end,
     by_task,
@@ -52,6 +54,7 @@ from neoteny.studies.plasticity.runs import (
     walk_rows,
     why_agents_unfit,
     why_unfit,
+    width_is_of,
 )
 
 
@@ -89,6 +92,8 @@ def _dead_units(frame: pl.DataFrame) -> Verdict:
     more = verdict(paired_difference(default[:, -1], tuned[:, -1]), Above(0.2))
     seeds = np.repeat(np.arange(len(default)), default.shape[1])
     kept = ~np.isnan(default.ravel())
+    if not kept.any():
+        return not_run("no dead units were measured: every run of default Adam diverged in its first task")
     rho = association(default.ravel()[kept], accuracy.ravel()[kept], clusters=seeds[kept], rng=np.random.default_rng(0))
     return all_of(
         [
@@ -164,7 +169,7 @@ def _no_constant_sign(frame: pl.DataFrame) -> Verdict:
 
 def _signs(name: str, groups: Mapping[str, Interval]) -> Verdict:
     """Holds with groups on both sides of 0, fails with the same strict sign in all of them unless they are few."""
-    inside = tuple(_effect(setting, interval) for setting, interval in groups.items())
+    inside = tuple(_effect(f"{setting} (reported, not claimed)", interval) for setting, interval in groups.items())
     rises = [interval.low > 0 for interval in groups.values()]
     falls = [interval.high < 0 for interval in groups.values()]
     n = min((interval.n for interval in groups.values()), default=0)
@@ -179,45 +184,67 @@ def _signs(name: str, groups: Mapping[str, Interval]) -> Verdict:
     return Verdict(outcome, None, None, n, reason, inside, name)
 
 
-def _treatment(
-    name: str,
-    column: str,
-    expectation: Above | Below | Equivalent | NonInferior,
-    *,
-    family: bool,
-    network: str | None = None,
-) -> Callable[[pl.DataFrame], Verdict]:
-    """A claim about a treatment less nothing, in every setting (of one network, if it is named); corrected for their
-    number if they are a family.
+@dataclass(frozen=True)
+class Comparison:
+    """A claim about a treatment less nothing, in every setting: of which column of `at_end`, and what is expected.
+
+    network: the only one it is about, if it is named.
     """
+
+    treatment: str
+    column: str
+    expectation: Above | Below | Equivalent | NonInferior
+    network: str | None = None
+
+    def differences(self, ends: pl.DataFrame) -> dict[tuple, np.ndarray]:
+        """Setting -> (seeds,)."""
+        if self.network is not None and len(ends):
+            ends = ends.filter(pl.col("network") == self.network)
+        return compared(ends, self.column, TREATED[self.treatment])
+
+
+FAMILY = {
+    "UPL-8": Comparison("two_hot", "rise", Below(0.0)),
+    "UPL-9": Comparison("layer_norm", "final", Below(0.0)),
+    "UPL-10": Comparison("layer_norm", "rise", Below(0.0)),
+    "UPL-11": Comparison("reset_last", "rise", Below(0.0), network="mlp"),
+    "UPL-12": Comparison("shrink_perturb", "rise", NonInferior(0.02)),
+}
+"""Claims corrected together, by Holm, for the number of all their comparisons."""
+
+
+def _treatment(comparison: Comparison) -> Callable[[pl.DataFrame], Verdict]:
+    """A claim that holds if the comparison does in every setting; corrected if it is one of `FAMILY`."""
 
     def claim(frame: pl.DataFrame) -> Verdict:
         unfit = why_agents_unfit(frame, "interventions", AGENT_STRUCTURE)
         if unfit is not None:
             return unfit
         ends = at_end(probed(frame, "interventions"))
-        if network is not None and len(ends):
-            ends = ends.filter(pl.col("network") == network)
-        return _within_settings(compared(ends, column, TREATED[name]), name)
-
-    def _within_settings(differences: Mapping[tuple, np.ndarray], name: str) -> Verdict:
-        if not differences:
+        mine = comparison.differences(ends)
+        if not mine:
+            name = comparison.treatment
             return not_run(f"needs at least two finished runs of interventions with {name} and as many with none")
-        estimates = [lambda level, v=v: mean_estimate(v, level=level) for v in differences.values()]
-        if family:
-            found = holm_verdicts(estimates, expectation)
+        if comparison in FAMILY.values():
+            asked = {(other, key): v for other in FAMILY.values() for key, v in other.differences(ends).items()}
+            estimates = [lambda level, v=v: mean_estimate(v, level=level) for v in asked.values()]
+            corrected = holm_verdicts(estimates, [other.expectation for other, _ in asked])
+            of_all = dict(zip(asked, corrected, strict=True))
+            found = {key: of_all[comparison, key] for key in mine}
         else:
-            found = [verdict(estimate(0.95), expectation) for estimate in estimates]
-        return all_of([named(setting_name(key), one) for key, one in zip(differences, found, strict=True)])
+            found = {key: verdict(mean_estimate(v), comparison.expectation) for key, v in mine.items()}
+        return all_of([named(setting_name(key), one) for key, one in found.items()])
 
     return claim
 
 
 def _width(frame: pl.DataFrame) -> Verdict:
-    structure = [name for name in (*AGENT_STRUCTURE, *SETTING) if name not in ("width", "target_period")]
-    unfit = why_agents_unfit(frame, "width", structure)
+    unfit = why_agents_unfit(frame, "width", WIDTH_STRUCTURE)
     if unfit is not None:
         return unfit
+    network, treated = width_is_of(frame)
+    if network != "mlp" or treated != NOTHING:
+        return not_run(f"is about MLPs that nothing is done about, not {network} with {' and '.join(treated)}")
     tilt, wide = slopes(frame)
     if len(tilt) < 2:
         return not_run("needs at least two seeds with finished runs of width at two widths or more")
@@ -290,40 +317,40 @@ CLAIMS = (
     ),
     Claim(
         "UPL-8",
-        "Two-hot outputs lower the rise of the probe loss: two-hot less none is below 0 (Holm over settings)",
+        "Two-hot outputs lower the rise of the probe loss: two-hot less none is below 0 (Holm over UPL-8 to 12)",
         "lower in 7 of 8 cells of its tables; not for the ViT on MNIST (.11, .06)",
-        _treatment("two_hot", "rise", Below(0.0), family=True),
+        _treatment(FAMILY["UPL-8"]),
     ),
     Claim(
         "UPL-9",
-        "Layer norm lowers the final probe loss: layer norm less none is below 0 (Holm over settings)",
+        "Layer norm lowers the final probe loss: layer norm less none is below 0 (Holm over UPL-8 to 12)",
         "CIFAR-10 .25 against .47 (CNN), .55 against .66 (MLP); MNIST MLP .60 against .59",
-        _treatment("layer_norm", "final", Below(0.0), family=True),
+        _treatment(FAMILY["UPL-9"]),
     ),
     Claim(
         "UPL-10",
-        "Layer norm lowers the rise: layer norm less none is below 0 (Holm over settings)",
+        "Layer norm lowers the rise: layer norm less none is below 0 (Holm over UPL-8 to 12)",
         "its text says so; its own table for MNIST says the reverse (MLP .43 against .34)",
-        _treatment("layer_norm", "rise", Below(0.0), family=True),
+        _treatment(FAMILY["UPL-10"]),
     ),
     Claim(
         "UPL-11",
         "Resetting the last layer at target updates lowers the rise of an MLP: reset less none is below 0 (Holm over "
-        "settings)",
+        "UPL-8 to 12)",
         "MLP .10 against .27 and .11 against .34; the CNN says the reverse",
-        _treatment("reset_last", "rise", Below(0.0), family=True, network="mlp"),
+        _treatment(FAMILY["UPL-11"]),
     ),
     Claim(
         "UPL-12",
-        "Shrink and perturb does not help: its rise less none is above -.02 (Holm over settings)",
+        "Shrink and perturb does not help: its rise less none is above -.02 (Holm over UPL-8 to 12)",
         "higher in its tables, but equal for the MLP on MNIST (.34)",
-        _treatment("shrink_perturb", "rise", NonInferior(0.02), family=True),
+        _treatment(FAMILY["UPL-12"]),
     ),
     Claim(
         "UPL-13",
         "Weight decay of 1e-5 changes nothing: its rise less none is within .05 of 0",
         "small changes both ways",
-        _treatment("weight_decay", "rise", Equivalent(-0.05, 0.05), family=False),
+        _treatment(Comparison("weight_decay", "rise", Equivalent(-0.05, 0.05))),
     ),
     Claim(
         "UPL-14",
@@ -343,6 +370,6 @@ CLAIMS = (
         "UPL-16",
         "Resetting the optimiser's state alone does not help: its rise less none is above -.02",
         "no help",
-        _treatment("reset_optimizer", "rise", NonInferior(0.02), family=False),
+        _treatment(Comparison("reset_optimizer", "rise", NonInferior(0.02))),
     ),
 )

@@ -18,6 +18,7 @@ from neoteny.studies.plasticity.runs import (
     SETTING,
     SETTINGS,
     WALK_STRUCTURE,
+    WIDTH_STRUCTURE,
     agent_rows,
     at_end,
     case1_rows,
@@ -27,6 +28,7 @@ from neoteny.studies.plasticity.runs import (
     setting_name,
     varied,
     walk_rows,
+    width_is_of,
 )
 
 if TYPE_CHECKING:
@@ -278,8 +280,7 @@ def _width_figure(frame: pl.DataFrame) -> Figure | None:
     from neoteny.report.figures import curves, settings
 
     table = at_end(probed(frame, "width"))
-    structure = [name for name in (*AGENT_STRUCTURE, *SETTING) if name not in ("width", "target_period")]
-    if table.is_empty() or mixed_fields(table, structure):
+    if table.is_empty() or mixed_fields(table, WIDTH_STRUCTURE) or width_is_of(frame)[0] != "mlp":
         return None
     periods = sorted(table["target_period"].unique().to_list())
     looks = settings(table, ("target_period",), {(each,): f"target copied every {each:,}" for each in periods})

@@ -95,6 +95,8 @@ def why_unfit(frame: pl.DataFrame, *settings: tuple[float, float]) -> Verdict | 
             return not_run(f"needs finished runs of case1 with {SETTINGS[setting]}")
         if min(len(values) for values in accuracy.values()) < 3:
             return not_run("needs at least three tasks")
+    if not set.intersection(*(set(accuracy_by_task(frame, setting)) for setting in settings)):
+        return not_run("needs finished runs of the same seeds in every setting")
     return None
 
 
@@ -116,6 +118,10 @@ LEAST_UPDATES = 1_000
 
 NOTHING = ("none", "scalar")
 """(treatment, output) that the others are compared with."""
+
+WIDTH_STRUCTURE = (*(name for name in AGENT_STRUCTURE if name not in ("width", "target_period")), *SETTING, "treatment",
+                   "output")  # fmt: skip
+"""What must be one value for the claim about widths."""
 
 STATISTICS = {"weight_norm": "all", "weight_rank": "all", "dead_units": "all", "feature_rank": None}
 """Case study 3: what might explain loss of plasticity -> its place, None where there is but one."""
@@ -285,6 +291,12 @@ def slopes(frame: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         tilt.append(float(np.polyfit(np.log2(part["width"].to_numpy()), part["rise"].to_numpy(), 1)[0]))
         wide.append(float(part["rise"][-1]))
     return np.array(tilt), np.array(wide)
+
+
+def width_is_of(frame: pl.DataFrame) -> tuple[str, tuple[str, str]]:
+    """Network, and (treatment, output), of the width sweep, which has one of each."""
+    row = agent_rows(frame, "width").row(0, named=True)
+    return row["network"], (row["treatment"], row["output"])
 
 
 # Walk -------------------------------------------------------------------------------------------------------------
