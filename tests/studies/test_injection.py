@@ -13,6 +13,7 @@ from device_loop import Corridor
 from neoteny.agents import MinAtarDQN
 from neoteny.analysis.claims import evaluate
 from neoteny.errors import UsageError
+from neoteny.interventions import Inject
 from neoteny.lab import configs
 from neoteny.lab.plan import Request, make_plan
 from neoteny.studies.games import minatar_source, minatar_stream
@@ -46,6 +47,7 @@ LAST = {
     "frozen_encoder": 5.0,
     "inject_whole": 22.0,
     "widen": 15.0,
+    "inject_twice": 21.0,
 }
 
 
@@ -315,9 +317,12 @@ def test_warm_starts_that_slow_down():
     [
         (10.0, 5_000_000, "in the published range"),
         # Three seeds half apart: the interval is 1.24 to either side; the range is 9.3 to 11.3.
-        (9.31 - 1.2, 5_000_000, "in the published range"),
+        (9.31, 5_000_000, "in the published range"),
+        (9.30, 5_000_000, "below the published range, which its interval reaches"),
+        (9.31 - 1.2, 5_000_000, "below the published range, which its interval reaches"),
         (9.3 - 1.3, 5_000_000, "below the published range"),
-        (11.3 + 1.2, 5_000_000, "in the published range"),
+        (11.29, 5_000_000, "in the published range"),
+        (11.3 + 1.2, 5_000_000, "above the published range, which its interval reaches"),
         (11.3 + 1.3, 5_000_000, "above the published range"),
         (3.0, 1_000_000, "above random play"),
         (2.1, 1_000_000, "not told apart from random play"),
@@ -494,7 +499,8 @@ def test_presets(preset):
     around = [r.config for r in plan.runs.values() if r.experiment == "settings"]
     middle = next(r.config for r in plan.runs.values() if r.experiment == "relabel")
     for config in around:
-        changed = [n for n in ("width", "steps_per_task", "learning_rate") if getattr(config, n) != getattr(middle, n)]
+        axes = ("width", "steps_per_task", "learning_rate", "spectral")
+        changed = [n for n in axes if getattr(config, n) != getattr(middle, n)]
         assert len(changed) == 1
 
 
@@ -503,9 +509,15 @@ def test_the_script_forks_where_it_says():
     assert forks(config) == FORKS
     events = script(config, tuple(stream(config)))
     forked = [event for event in events if isinstance(event, Fork)]
-    assert len(forked) == 2 * len(FORKS)
+    assert len(forked) == 2 * len(FORKS) + 1
+    *forked, again = forked
     assert all(set(fork.branches) == set(CORE) for fork in forked[1:-1:2])
-    assert set(forked[-1].branches) == set(ARMS)
+    assert set(forked[-1].branches) | set(again.branches) == set(ARMS)
+    first, switch, half, second = again.branches["inject_twice"]
+    assert first == second == Intervene(Inject("hidden2"))
+    assert switch == forked[-1].then[0]
+    assert (half.steps, half.task.index, half.record_every) == (50, 12, 10)
+    assert [(train.steps, train.task.index, train.record_every) for train in again.then] == [(50, 12, 10)]
     for same, following in zip(forked[::2], forked[1::2], strict=True):
         (train,) = same.then
         assert train.steps == train.record_every == 2

@@ -16,11 +16,14 @@ from neoteny.studies.injection import STUDY
 from neoteny.studies.injection.gains import (
     GAMES_STRUCTURE,
     GROWTH_STRUCTURE,
+    ILLUSTRATION_STRUCTURE,
     MDP_STRUCTURE,
     STRUCTURE,
     along,
+    gain_at,
     game_gains,
     growth_areas,
+    relabel_rows,
 )
 from neoteny.studies.injection.games import GamesConfig
 from neoteny.studies.injection.growth import GrowthConfig
@@ -152,7 +155,7 @@ def test_claims_turn_at_their_thresholds(claim, make, threshold):
     inside, outside = verdict(claim, make(NEAR)), verdict(claim, make(-NEAR))
     assert (inside["verdict"], outside["verdict"]) == ("holds", "fails"), (threshold, inside, outside)
     for found in (inside, outside):
-        assert found["n"] in (SEEDS, 2 * SEEDS)  # of jumps there is one at each fork
+        assert found["n"] == SEEDS
 
 
 def test_neither_side_of_a_threshold_is_inconclusive():
@@ -169,10 +172,19 @@ def test_pairs_are_made_by_seed(claim):
 
 
 def test_the_largest_jump_of_any_network_at_any_fork_counts():
-    far = row("mdp", MDPConfig(updates=2_000), 3, 1_000, "output_jump", 2e-5, branch="inject", place="target")
+    def jumps(experiment, config, branch="inject"):
+        put = partial(row, experiment, config, metric="output_jump", branch=branch, place="target", step=1_000)
+        return [put(seed=3, value=2e-5), put(seed=4, value=0.0)]
+
+    agent, game = MDPConfig(updates=2_000), GamesConfig()
     assert verdict("INJ-1", copies(jump=1e-7))["verdict"] == "holds"
-    assert verdict("INJ-1", [*copies(jump=1e-7), far])["verdict"] == "fails"
-    assert verdict("INJ-1", [*copies(jump=1e-7), {**far, "branch": "reset"}])["verdict"] == "holds"
+    assert verdict("INJ-1", [*copies(jump=1e-7), *jumps("mdp", agent)])["verdict"] == "fails"
+    assert verdict("INJ-1", [*copies(jump=1e-7), *jumps("mdp", agent, "reset")])["verdict"] == "holds"
+    found = verdict("INJ-1", [*copies(jump=1e-7), *jumps("games", game)])
+    assert {part["name"]: (part["verdict"], part["n"]) for part in found["parts"]} == {
+        "largest jump in relabel": ("holds", SEEDS),
+        "largest jump in games": ("fails", 2),
+    }
 
 
 def test_only_forks_decide_that_they_should():
@@ -193,13 +205,25 @@ def test_superiority_is_reported_and_does_not_decide():
 def test_a_dead_encoder_shows_beside_a_gain_that_is_not_there():
     found = verdict("INJ-3", copies(last={"inject": -1.0, "inject_whole": 30.0}))
     assert found["verdict"] == "fails"
-    (whole,) = found["parts"]
+    whole, twice = found["parts"]
     assert (whole["verdict"], whole["measured"]) == ("holds", pytest.approx(30.0))
+    assert (twice["measured"], "again" in twice["name"]) == (0.0, True)
+
+
+def test_the_gain_with_spectral_normalisation_is_reported_of_its_own_runs():
+    changes = {"spectral": True, "arms": "pair"}
+    normalised = [{**each, "experiment": "settings"} for each in copies(last={"inject": 4.0}, **changes)]
+    wider = [{**each, "experiment": "settings"} for each in copies(last={"inject": 9.0}, width=1024, **changes)]
+    tuned = [{**each, "experiment": "settings"} for each in copies(last={"inject": 9.0}, adam=TUNED, **changes)]
+    found = verdict("INJ-3", copies(last={"inject": 1.0}) + normalised + wider + tuned)
+    assert found["measured"] == pytest.approx(1.0)
+    (part,) = (part for part in found["parts"] if "spectral" in part["name"])
+    assert (part["measured"], part["n"]) == (pytest.approx(4.0), SEEDS)
 
 
 OTHER = {
     "data": "digits", "labels": "true", "goal": "sparse", "epsilon": 0.2, "arms": "pair", "learning_rate": 2e-3,
-    "adam_b2": 0.99, "adam_eps_root": 1e-4,
+    "adam_b2": 0.99, "adam_eps_root": 1e-4, "spectral": True, "game": "asterix",
 }  # fmt: skip
 
 
@@ -231,6 +255,52 @@ def test_growing_networks_of_two_settings_decide_nothing(name):
     found = verdict("INJ-10", grown(3.0) + grown(3.0, **{name: changed(GrowthConfig(tasks=3), name)}))
     assert found["verdict"] == "not_run"
     assert name in found["reason"]
+
+
+@pytest.mark.parametrize("name", ILLUSTRATION_STRUCTURE)
+def test_regressions_of_two_settings_decide_nothing(name):
+    config = IllustrationConfig(policies=5)
+    others = [{**each, name: changed(config, name), "run": each["run"] + "x"} for each in regressing(0.1)]
+    found = verdict("INJ-13", regressing(0.1) + others)
+    assert found["verdict"] == "not_run"
+    assert name in found["reason"]
+
+
+def ended(rows, metric, **where) -> list[dict]:
+    """Without what these records' run measured from the first of them on, where it diverged."""
+    mine = [each for each in rows if all(each[name] == value for name, value in where.items())]
+    first = min(mine, key=lambda each: each["step"])
+    kept = [each for each in rows if each["run"] != first["run"] or each["step"] < first["step"]]
+    return [*kept, {**first, "metric": "diverged", "place": "", "value": 1.0}]
+
+
+def test_a_run_that_diverged_before_a_fork_has_the_worst_copies_there():
+    rows = copies(last={"inject": 5.0}, first={"inject": 5.0})
+    run = next(each["run"] for each in rows if each["seed"] == 2)
+    death = {**next(each for each in rows if each["run"] == run), "branch": "", "place": "", "metric": "diverged"}
+    kept = [each for each in rows if each["run"] != run or each["step"] < 2 * STEPS + 50]
+    frame = shuffled([*kept, {**death, "step": 2 * STEPS + 50, "task": 2}])
+    gains = gain_at(relabel_rows(frame, DEFAULT), "inject", TASKS)
+    assert len(gains) == SEEDS
+    assert gains[2] == 0.0, "all copies alike"
+    assert len(gain_at(relabel_rows(frame, DEFAULT), "inject", 1)) == SEEDS
+    assert gain_at(relabel_rows(frame, DEFAULT), "inject", 1)[2] == pytest.approx(5.0, abs=0.02)
+    agents = labels(3.0)
+    lost = [each for each in agents if each["seed"] == 2]
+    agents = [each for each in agents if each["seed"] != 2]
+    agents.append({**lost[0], "branch": "", "metric": "diverged", "step": 500})
+    found = verdict("INJ-9", agents)
+    assert (found["n"], found["measured"]) == (SEEDS, pytest.approx(3.0 * (SEEDS - 1) / SEEDS, abs=0.02))
+
+
+def test_a_network_that_diverged_while_it_grew_has_the_least_area_from_there_on():
+    rows = grown(3.0)
+    least = growth_areas(shuffled(rows)).group_by("task").agg(pl.col("value").min()).sort("task")["value"]
+    cut = ended(rows, "train_accuracy", arm="grow", seed=4, task=2)
+    areas = growth_areas(shuffled(cut)).filter((pl.col("arm") == "grow") & (pl.col("seed") == 4)).sort("task")
+    assert areas["value"][2] == pytest.approx(least[2])
+    assert areas["value"][1] == pytest.approx(43 + offset(4), abs=0.1)
+    assert verdict("INJ-10", cut)["n"] == SEEDS
 
 
 def test_growth_that_is_not_finished_decides_nothing():

@@ -2,7 +2,8 @@
 
 A configuration of MinAtar has the fields game, frames, period, learning_starts, capacity, exploration, episodes,
 evaluation_limit, learning_rate and seed; one of Atari has game, replay, learning_starts, exploration, epsilon_end,
-width, batch, segment and learning_rate, with lengths in frames where `AtariDQN` counts steps.
+width, batch, segment, noops, life_loss, frame_limit and learning_rate, with lengths in frames where `AtariDQN` counts
+steps.
 """
 
 from __future__ import annotations
@@ -86,6 +87,9 @@ def atari_agent(config: Any) -> AtariDQN:
         epsilon_end=config.epsilon_end,
         epsilon_steps=config.exploration // FRAME_SKIP,
         segment=config.segment // FRAME_SKIP,
+        noops=config.noops,
+        life_loss=config.life_loss,
+        frame_limit=config.frame_limit,
     )
 
 

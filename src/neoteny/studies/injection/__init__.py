@@ -14,7 +14,15 @@ from neoteny.lab.study import Study
 from neoteny.studies.injection import atari, learning
 from neoteny.studies.injection.claims import CLAIMS
 from neoteny.studies.injection.figures import ADAMS, FIGURES
-from neoteny.studies.injection.gains import gain_at, game_returns, last_fork, mean_over_seeds, relabel_rows, why_unfit
+from neoteny.studies.injection.gains import (
+    gain_at,
+    game_gains,
+    game_returns,
+    last_fork,
+    mean_over_seeds,
+    relabel_rows,
+    why_unfit,
+)
 from neoteny.studies.injection.games import games
 from neoteny.studies.injection.growth import growth
 from neoteny.studies.injection.illustration import illustration
@@ -78,6 +86,14 @@ def _told_of_games(frame: pl.DataFrame) -> list[str]:
                 f"{str(game).replace('_', ' ').capitalize()}: mean return {reached.value:.1f} at the end "
                 f"(95 % [{reached.low:.1f}, {reached.high:.1f}], {reached.n} seeds), random actions {first.mean():.1f}."
             )
+    gains = game_gains(frame)
+    if not gains.is_empty():
+        forks = gains.group_by("game", "fork").agg(pl.col("value"), pl.len()).filter(pl.col("len") > 1)
+        intervals = [mean_over_seeds(np.asarray(values)) for values in forks["value"].to_list()]
+        told.append(
+            f"Injection gained, with an interval above 0, at {sum(each.low > 0 for each in intervals)} of "
+            f"{len(intervals)} forks of the games, and lost at {sum(each.high < 0 for each in intervals)}."
+        )
     return told
 
 

@@ -54,6 +54,9 @@ class AtariConfig:
     batch: int = _ZOO.batch
     sticky: float = _ZOO.sticky
     segment: int = 4 * _ZOO.segment  # frames
+    noops: int = _ZOO.noops  # at most so many begin an episode
+    life_loss: bool = _ZOO.life_loss  # ends what is learned from, not the episode
+    frame_limit: int = _ZOO.frame_limit  # of an episode
     learning_rate: Lane[float] = _ZOO.learning_rate
     seed: Lane[int] = 0
 

@@ -27,6 +27,7 @@ from neoteny.studies.injection.gains import (
     AXES,
     GAMES_STRUCTURE,
     GROWTH_STRUCTURE,
+    ILLUSTRATION_STRUCTURE,
     MDP_STRUCTURE,
     PROXIES,
     along,
@@ -45,6 +46,7 @@ from neoteny.studies.injection.gains import (
     relabel_rows,
     reward_rates,
     slowing,
+    spectral_gains,
     why_unfit,
 )
 from neoteny.studies.injection.relabel import DEFAULT, TUNED
@@ -55,10 +57,14 @@ LEAST_UPDATES = 1_000
 
 def _predictions_stay(frame: pl.DataFrame) -> Verdict:
     injected = (pl.col("branch") == "inject") & (pl.col("metric") == "output_jump")
-    jumps = frame.filter(pl.col("experiment").is_in(["relabel", "settings", "mdp"]) & injected)["value"]
+    jumps = frame.filter(injected)
     if jumps.is_empty():
-        return not_run("needs runs of relabel, settings or mdp")
-    return verdict(extreme(jumps), Equivalent(0.0, 1e-5))
+        return not_run("needs runs of relabel, settings, mdp, games or atari")
+    parts = []
+    for (experiment,), mine in jumps.partition_by("experiment", as_dict=True, maintain_order=True).items():
+        largest = extreme(mine["value"], mine["seed"].n_unique())
+        parts.append(named(f"largest jump in {experiment}", verdict(largest, Equivalent(0.0, 1e-5))))
+    return all_of(parts)
 
 
 def _count_stays(frame: pl.DataFrame) -> Verdict:
@@ -69,7 +75,8 @@ def _count_stays(frame: pl.DataFrame) -> Verdict:
     paired = one.join(two, on=keys, how="inner", suffix="_control")
     if paired.is_empty():
         return not_run("needs runs of relabel or settings")
-    return verdict(extreme(paired["value"] - paired["value_control"]), Equivalent(0.0, 0.0))
+    more = paired["value"] - paired["value_control"]
+    return verdict(extreme(more, rows["seed"].n_unique()), Equivalent(0.0, 0.0))
 
 
 def _restores(frame: pl.DataFrame) -> Verdict:
@@ -78,11 +85,17 @@ def _restores(frame: pl.DataFrame) -> Verdict:
     if unfit is not None:
         return unfit
     found = verdict(mean_over_seeds(gain_at(rows, "inject", last_fork(rows))), Above(0.0))
-    whole = gain_at(rows, "inject_whole", last_fork(rows))
-    if len(whole) < 2:
-        return found
-    name = "the whole network injected, so that no encoder is in the way (reported, not claimed)"
-    return replace(found, parts=(named(name, verdict(mean_over_seeds(whole), Above(0.0))),))
+    beside = {
+        "the whole network injected, so that no encoder is in the way": gain_at(rows, "inject_whole", last_fork(rows)),
+        "injected again half way": gain_at(rows, "inject_twice", last_fork(rows)),
+        "with spectral normalisation of the encoder": spectral_gains(frame),
+    }
+    parts = tuple(
+        named(f"{name} (reported, not claimed)", verdict(mean_over_seeds(gains), Above(0.0)))
+        for name, gains in beside.items()
+        if len(gains) > 1
+    )
+    return replace(found, parts=parts)
 
 
 def _inactive(frame: pl.DataFrame) -> Verdict:
@@ -262,7 +275,7 @@ def _warm_starts_slow_down(frame: pl.DataFrame) -> Verdict:
     found = regressions(frame)
     if found.is_empty() or found["task"].n_unique() < 3 or found["seed"].n_unique() < 2:
         return not_run("needs at least two runs of illustration with at least three policies")
-    mixed = differing(frame.filter(pl.col("experiment") == "illustration"), ("game", "frames", "policies", "updates"))
+    mixed = differing(frame.filter(pl.col("experiment") == "illustration"), ILLUSTRATION_STRUCTURE)
     if mixed:
         return not_run(f"the runs of illustration differ in {', '.join(mixed)}; the claim is about one value of each")
     what = reached_threshold(found)
@@ -274,8 +287,8 @@ def _warm_starts_slow_down(frame: pl.DataFrame) -> Verdict:
 CLAIMS = (
     Claim(
         "INJ-1",
-        "Injection does not change predictions: the largest output jump of online and target networks over all forks "
-        "is at most 1e-5",
+        "Injection does not change predictions: the largest output jump over all forks, of the target network too "
+        "where there is one, is at most 1e-5",
         "section 3: by construction",
         _predictions_stay,
     ),

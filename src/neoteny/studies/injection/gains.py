@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import polars as pl
 
 from neoteny.analysis import Interval, Verdict, mean_estimate, not_run
+from neoteny.studies.injection.illustration import IllustrationConfig
 from neoteny.studies.injection.relabel import DEFAULT
 
-STRUCTURE = ("data", "width", "batch", "tasks", "steps_per_task", "learning_rate")
-"""What must be one setting for the claims about `relabel`; `settings` varies three of them."""
+STRUCTURE = ("data", "width", "batch", "tasks", "steps_per_task", "learning_rate", "spectral")
+"""What must be one setting for the claims about `relabel`; `settings` varies four of them."""
 
 AXES = {"steps_per_task": "updates per task", "learning_rate": "learning rate", "width": "width"}
 
@@ -45,10 +48,24 @@ def performance_of(rows: pl.DataFrame, *, following: bool = True, whole: bool = 
     keys = ["run", "seed", "fork", "branch"]
     value = pl.col("value").mean() if whole else pl.col("value").sort_by("step").last()
     found = inside.filter(pl.col("metric") == "train_accuracy").group_by(keys).agg(value=100 * value)
-    died = inside.filter(pl.col("metric") == "diverged").select(keys).unique()
+    died = inside.filter(pl.col("metric") == "diverged").select(keys)
+    # the copies that a run would have had, had it not diverged before: those that others have
+    ended = rows.filter((pl.col("metric") == "diverged") & (pl.col("branch") == ""))
+    ended = ended.select("run", "seed", ended=pl.col("step") / pl.col("steps_per_task"))
+    missed = found.select("fork", "branch").unique().join(ended, how="cross").filter(pl.col("fork") >= pl.col("ended"))
+    return with_the_worst(found, pl.concat([died, missed.select(keys)]), keys)
+
+
+def with_the_worst(found: pl.DataFrame, died: pl.DataFrame, keys: list[str]) -> pl.DataFrame:
+    """`found` (keys, value), where what diverged (keys) has the least value that any has."""
     if not died.is_empty() and not found.is_empty():
-        found = found.join(died, on=keys, how="anti")
-        found = pl.concat([found, died.with_columns(value=pl.lit(found["value"].min(), pl.Float64))])
+        died = died.unique().with_columns(value=pl.lit(found["value"].min(), pl.Float64))
+        found = pl.concat(
+            [
+                found.join(died, on=keys, how="anti"),
+                died.select(pl.col(name).cast(kind) for name, kind in found.schema.items()),
+            ]
+        )
     return found.sort(keys)
 
 
@@ -92,17 +109,36 @@ def last_fork(rows: pl.DataFrame) -> int:
     return int(rows["tasks"][0])
 
 
-def extreme(values: pl.Series) -> Interval:
-    """The value farthest from 0: an exact quantity, so its interval is a point."""
+def extreme(values: pl.Series, seeds: int) -> Interval:
+    """The value farthest from 0: an exact quantity, so its interval is a point. n: seeds."""
     found = values.to_numpy()
     farthest = float(found[np.argmax(np.abs(found))])
-    return Interval(farthest, farthest, farthest, len(found))
+    return Interval(farthest, farthest, farthest, seeds)
+
+
+def _settings(frame: pl.DataFrame) -> pl.DataFrame:
+    """Records of `settings` with default Adam, none where the experiment is not among them."""
+    if not {"tasks", "adam_b2"} <= set(frame.columns):
+        return frame.clear()
+    default = (pl.col("adam_b2") == DEFAULT[0]) & (pl.col("adam_eps_root") == DEFAULT[1])
+    return frame.filter((pl.col("experiment") == "settings") & default)
+
+
+def spectral_gains(frame: pl.DataFrame) -> np.ndarray:
+    """Gain of injection at the last fork where the encoder is spectrally normalised: (seeds,), default Adam."""
+    middle = relabel_rows(frame, DEFAULT)
+    if middle.is_empty() or "spectral" not in frame.columns or varied(middle):
+        return np.array([])
+    rows = _settings(frame).filter(pl.col("spectral"))
+    for name in STRUCTURE[:-1]:
+        rows = rows.filter(pl.col(name) == middle[name][0])
+    return np.array([]) if rows.is_empty() else gain_at(rows, "inject", last_fork(rows))
 
 
 def along(frame: pl.DataFrame, axis: str) -> pl.DataFrame:
     """Gains at the last fork along one axis, default Adam: columns seed, setting, value. The middle is `relabel`'s."""
     middle = relabel_rows(frame, DEFAULT)
-    others = frame.filter(pl.col("experiment") == "settings")
+    others = _settings(frame)
     if middle.is_empty() or others.is_empty() or varied(middle):
         return pl.DataFrame()
     for name in STRUCTURE:
@@ -122,14 +158,20 @@ def growth_accuracy(frame: pl.DataFrame) -> pl.DataFrame:
 
 def growth_areas(frame: pl.DataFrame) -> pl.DataFrame:
     """Area under the curve of training accuracy, in points, over the updates of every task, divided by their number:
-    columns arm, seed, task, tasks, value.
+    columns arm, seed, task, tasks, value. A run that diverged has the least area that any has in a task, from the one
+    on in which it did.
     """
-    rows = frame.filter((pl.col("experiment") == "growth") & (pl.col("metric") == "train_accuracy"))
+    mine = frame.filter(pl.col("experiment") == "growth")
+    rows = mine.filter(pl.col("metric") == "train_accuracy")
     rows = rows.sort("run", "step").with_columns(
         updates=pl.col("step") - pl.col("step").shift(1, fill_value=0).over("run")
     )
     area = 100 * (pl.col("value") * pl.col("updates")).sum() / pl.col("updates").sum()
-    return rows.group_by("arm", "seed", "task", "tasks").agg(value=area).sort("arm", "seed", "task")
+    keys = ["arm", "seed", "task", "tasks"]
+    found = rows.group_by(keys).agg(value=area)
+    died = mine.filter(pl.col("metric") == "diverged").select("arm", "seed", "tasks", ended="task")
+    lost = found.select("task").unique().join(died, how="cross").filter(pl.col("task") >= pl.col("ended"))
+    return with_the_worst(found, lost.select(keys), keys)
 
 
 # Reinforcement learning -------------------------------------------------------------------------------------------
@@ -145,6 +187,9 @@ GROWTH_STRUCTURE = (
 )  # fmt: skip
 """What must be one setting for the claim about `growth`."""
 
+ILLUSTRATION_STRUCTURE = tuple(field.name for field in fields(IllustrationConfig) if field.name != "seed")
+"""What must be one setting for the claim about `illustration`."""
+
 GAMES_STRUCTURE = ("frames", "period", "learning_starts", "capacity", "exploration", "learning_rate")
 """What must be one setting for what is said about `games`."""
 
@@ -158,16 +203,16 @@ def reward_rates(frame: pl.DataFrame) -> pl.DataFrame:
     """Rewards of a hundred steps of every copy of `mdp`, over the last tenth of its updates: columns as of
     `performance_of`, with fork 0. A copy that diverged has the worst value that any has.
     """
-    rows = frame.filter((pl.col("experiment") == "mdp") & (pl.col("branch") != ""))
-    rows = rows.with_columns(fork=pl.lit(0))
+    whole = frame.filter(pl.col("experiment") == "mdp")
+    rows = whole.filter(pl.col("branch") != "").with_columns(fork=pl.lit(0))
     keys = ["run", "seed", "fork", "branch"]
     last = pl.col("value").sort_by("step").last()
     found = rows.filter(pl.col("metric") == "train_reward").group_by(keys).agg(value=100 * last)
-    died = rows.filter(pl.col("metric") == "diverged").select(keys).unique()
-    if not died.is_empty() and not found.is_empty():
-        found = found.join(died, on=keys, how="anti")
-        found = pl.concat([found, died.with_columns(value=pl.lit(found["value"].min(), pl.Float64))])
-    return found.sort(keys)
+    died = rows.filter(pl.col("metric") == "diverged").select(keys)
+    # a run that diverged before it was forked has no copies
+    ended = whole.filter((pl.col("metric") == "diverged") & (pl.col("branch") == "")).select("run", "seed")
+    missed = found.select("fork", "branch").unique().join(ended, how="cross")
+    return with_the_worst(found, pl.concat([died, missed.select(keys)]), keys)
 
 
 def game_returns(frame: pl.DataFrame) -> pl.DataFrame:

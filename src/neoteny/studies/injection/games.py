@@ -19,9 +19,9 @@ from neoteny.studies.games import (
     minatar_source,
     minatar_stream,
 )
-from neoteny.studies.injection.relabel import tenth
+from neoteny.studies.injection.relabel import output_jump, tenth
 from neoteny.tasks.environments import EnvironmentTask
-from neoteny.training.events import Evaluate, Event, Fork, Intervene, Save, Switch, Train
+from neoteny.training.events import Evaluate, Event, Fork, Intervene, Probe, Save, Switch, Train
 
 GAME_HEAD = "dense1"
 """First stage of the head; the convolution is the encoder."""
@@ -58,6 +58,13 @@ def updates_of(config) -> int:
     return config.frames // config.period
 
 
+def _injected(task: EnvironmentTask, number: int) -> tuple[Event, ...]:
+    """Inject, and compare online and target networks with those before."""
+    after = f"injected{number}"
+    jump = output_jump(f"quarter{number}", after)
+    return Intervene(Inject(GAME_HEAD)), Save(after), Probe(jump, on=task, samples=256)
+
+
 def games_script(config: GamesConfig, tasks: tuple[EnvironmentTask, ...]) -> tuple[Event, ...]:
     """Four quarters, the networks saved after each (`quarter1`); the first update comes after random steps alone, whose
     returns are recorded with it.
@@ -74,7 +81,7 @@ def games_script(config: GamesConfig, tasks: tuple[EnvironmentTask, ...]) -> tup
         events += [
             Evaluate(task, samples=config.episodes),
             Save(f"quarter{number}"),
-            Fork({"inject": (Intervene(Inject(GAME_HEAD)),)}, then=(Train(task, quarter, record_every=every),)),
+            Fork({"inject": _injected(task, number)}, then=(Train(task, quarter, record_every=every),)),
             Train(task, quarter, record_every=every),
         ]
     events += [Evaluate(task, samples=config.episodes), Save("quarter4")]

@@ -140,13 +140,15 @@ class Learned(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """In words: where the interval of `final` lies to the published range, or, of a shorter run, to random play."""
+        """In words: where `final` lies to the published range, or, of a shorter run, its gain to random play."""
         published = PUBLISHED.get(self.game)
         if published is not None and self.frames == PUBLISHED_FRAMES:
             low, high = published.range
-            if self.final.low > high:
-                return "above the published range"
-            return "below the published range" if self.final.high < low else "in the published range"
+            if low <= self.final.value <= high:
+                return "in the published range"
+            side = "below" if self.final.value < low else "above"
+            overlaps = self.final.low <= high and self.final.high >= low
+            return f"{side} the published range{', which its interval reaches' if overlaps else ''}"
         if self.gain.low > 0:
             return "above random play"
         return "not told apart from random play" if self.gain.high > 0 else "below random play"
@@ -229,8 +231,8 @@ TABLES = (
         "The published DQN on MinAtar",
         "Mean return, exploration included, of the episodes that ended in the last tenth of the frames, with 95 % "
         f"intervals over seeds. Published: {SOURCE}; in brackets the interval of that repetition, made wide enough to "
-        "hold the paper's score. A reading is where the two intervals lie to each other; runs shorter than the "
-        "published ones are read against random play.",
+        "hold the paper's score. A reading is where the mean lies to that range; runs shorter than the published ones "
+        "are read against random play.",
         beside_the_published,
     ),
 )

@@ -23,7 +23,7 @@ from neoteny.lab.configs import Lane
 from neoteny.lab.study import Experiment
 from neoteny.learners.learner import Learner
 from neoteny.learners.supervised import supervised
-from neoteny.networks import MLP, Network, mlp, split_trainable
+from neoteny.networks import MLP, Maker, Network, mlp, split_trainable, with_spectral_norm
 from neoteny.probes import NetworkProbe, ViewProbe, dead_units, dormant_units, feature_rank, weight_norm
 from neoteny.tasks.arrays import Arrays
 from neoteny.tasks.catalogue import load
@@ -35,8 +35,8 @@ from neoteny.training.events import Evaluate, Event, Fork, Intervene, Probe, Sav
 ADAM_EPS = 1e-9
 """Adam's epsilon outside the root (Lyle et al. 2023, section 3.1)."""
 
-HEAD = "hidden2"
-"""First stage of the head; the encoder is the first hidden stage."""
+ENCODER, HEAD = "hidden1", "hidden2"
+"""The encoder, and the first stage of the head."""
 
 DEFAULT, TUNED = (0.999, 0.0), (0.9, 1e-3)
 """(adam_b2, adam_eps_root) of Adam as it comes, and as Lyle et al. 2023 tune it, where plasticity survives."""
@@ -59,8 +59,10 @@ TREATMENTS: dict[str, Intervention | None] = {
 """What is done to the copies at any width. `fresh` is a new network with a new optimiser, the ceiling; `inject_whole`
 has no encoder, to tell a dead encoder from a dead head."""
 
-ARMS = (*TREATMENTS, "widen")
-"""All copies; `widen` has a head of twice the hidden width, in which the old one goes on."""
+ARMS = (*TREATMENTS, "widen", "inject_twice")
+"""All copies; `widen` has a head of twice the hidden width, in which the old one goes on; `inject_twice` is injected
+again half way through the task that follows.
+"""
 
 CORE = ("control", "inject", "placebo", "reset", "shrink_perturb", "fresh")
 """The arms of every fork; the last fork has all."""
@@ -78,6 +80,7 @@ class Config:
     tasks: int = 30
     steps_per_task: int = 1_500
     arms: Arms = "all"  # pair: control and inject only, after the last task only
+    spectral: bool = False  # spectral normalisation of the encoder
     learning_rate: Lane[float] = 1e-3
     adam_b2: Lane[float] = 0.999
     adam_eps_root: Lane[float] = 0.0
@@ -126,6 +129,11 @@ def network(data: Arrays, encoder: int, head: int) -> MLP:
     return mlp(data.input_shape, [encoder, head], data.classes or 0)
 
 
+def _maker(config: Config, head: int) -> Maker:
+    made = network(images(config.data), config.width, head)
+    return with_spectral_norm(made, (ENCODER,)) if config.spectral else made
+
+
 def adam(config: Any) -> optax.GradientTransformation:
     """update = rate * m / (sqrt(v + eps_root) + eps)."""
     return optax.adam(config.learning_rate, b2=config.adam_b2, eps=ADAM_EPS, eps_root=config.adam_eps_root)
@@ -133,7 +141,7 @@ def adam(config: Any) -> optax.GradientTransformation:
 
 def learner(config: Config) -> Learner:
     """An MLP of two equally wide hidden stages trained with Adam."""
-    return supervised(network(images(config.data), config.width, config.width), adam(config))
+    return supervised(_maker(config, config.width), adam(config))
 
 
 def source(config: Any) -> Minibatch:
@@ -188,8 +196,7 @@ def _start(steps: int) -> int:
 
 def _treated(name: str, config: Config) -> tuple[Event, ...]:
     if name == "widen":
-        wider = network(images(config.data), config.width, 2 * config.width)
-        return (Intervene(Widen(wider)),)
+        return (Intervene(Widen(_maker(config, 2 * config.width))),)
     treatment = TREATMENTS[name]
     return () if treatment is None else (Intervene(treatment),)
 
@@ -197,11 +204,13 @@ def _treated(name: str, config: Config) -> tuple[Event, ...]:
 def script(config: Config, tasks: tuple[Task, ...]) -> tuple[Event, ...]:
     """Fit each task's labels; at some, fork copies that go on with the same labels, and copies that get the next."""
     steps, points = config.steps_per_task, forks(config)
+    every = tenth(steps)
+    half = min(steps, 5 * every)  # where a record ends
     events: list[Event] = []
     for done, (task, following) in enumerate(pairwise(tasks), 1):
         events += [
             Switch(task),
-            Train(task, steps, record_every=tenth(steps)),
+            Train(task, steps, record_every=every),
             Evaluate(task, "train", samples=4_096),
             Probe(dead_units, on=task),
         ]
@@ -222,10 +231,14 @@ def script(config: Config, tasks: tuple[Task, ...]) -> tuple[Event, ...]:
                 then=(Train(task, _start(steps), record_every=_start(steps)),),
             ),
             Fork(
-                {name: _treated(name, config) for name in names},
-                then=(Switch(following), Train(following, steps, record_every=tenth(steps))),
+                {name: _treated(name, config) for name in names if name != "inject_twice"},
+                then=(Switch(following), Train(following, steps, record_every=every)),
             ),
         ]
+        if "inject_twice" in names:
+            inject, rest = Intervene(Inject(HEAD)), steps - half
+            twice = (inject, Switch(following), Train(following, half, record_every=every), inject)
+            events.append(Fork({"inject_twice": twice}, then=(Train(following, rest, record_every=every),)))
     return tuple(events)
 
 
@@ -266,6 +279,7 @@ def settings_axes(preset: str) -> list[dict]:
         {**sizes, "steps_per_task": (steps // 2, 2 * steps)},
         rates,
         {**sizes, "width": (width // 2, 2 * width)},
+        {**sizes, "spectral": (True,)},
     ]
 
 
