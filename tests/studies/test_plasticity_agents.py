@@ -345,8 +345,22 @@ def test_width():
     assert outcomes(widths({16: 0.5, 64: 0.4, 256: 0.3}), "14") == ["holds"]
     assert outcomes(widths({16: 0.3, 64: 0.3, 256: 0.5}), "14") == ["fails"]
     gone = verdicts(widths({16: 0.3, 64: 0.1, 256: -0.1}))["UPL-14"]
-    assert [part["verdict"] for part in gone["parts"]] == ["holds", "fails"]
+    assert [part["verdict"] for part in gone["parts"][:2]] == ["holds", "fails"]
     assert gone["parts"][0]["measured"] == pytest.approx(-0.1, abs=0.01)
+    assert [part["name"] for part in gone["parts"][2:]] == [
+        f"{what}, target copied every {period} (reported, not claimed)"
+        for period in (1, 100)
+        for what in ("slope", "rise at the largest width")
+    ]
+    assert not any("run away" in told for told in summary(widths({16: 0.3, 64: 0.1})))
+    wild = widths({16: 0.3, 64: 0.1, 256: 0.1})
+    gone_wild = (pl.col("width") == 256) & (pl.col("target_period") == 1) & (pl.col("place") == "final")
+    wild = wild.with_columns(value=pl.when(gone_wild & (pl.col("step") > 1)).then(1e9).otherwise("value"))
+    found = verdicts(wild)["UPL-14"]
+    assert found["verdict"] == "fails"
+    assert [part["verdict"] for part in found["parts"][2:]] == ["fails", "holds", "holds", "holds"]
+    assert any(f"{SEEDS} of {6 * SEEDS} agents" in told and "width 256, target copied every 1)" in told
+               for told in summary(wild))  # fmt: skip
     assert outcomes(widths({16: 0.3}), "14") == ["not_run"]
     held = widths({16: 0.5, 64: 0.4, 256: 0.3})
     for field, value, told in (

@@ -376,7 +376,7 @@ def widths(rises: Mapping[int, float], *, spread: float = 0.0) -> pl.DataFrame:
 )
 def test_width_at_its_thresholds(rises, expected):
     found = verdict(widths(rises), "14")
-    assert [part["verdict"] for part in found["parts"]] == expected
+    assert [part["verdict"] for part in found["parts"][:2]] == expected
     apart = verdict(widths(rises, spread=0.1), "14")
     assert apart["parts"][0]["verdict"] == expected[0], "slopes are of each seed"
 

@@ -22,6 +22,7 @@ from neoteny.studies.plasticity.runs import (
     AGENT_STRUCTURE,
     SETTING,
     SETTINGS,
+    WIDTH_STRUCTURE,
     accuracy_by_task,
     at_end,
     by_task,
@@ -55,7 +56,11 @@ PRESETS = {
 
 def summary(frame: pl.DataFrame) -> tuple[str, ...]:
     """What was measured, in a sentence for each Adam setting and for the agents, and what claims alone would hide."""
-    return (*_told_of_labels(frame), *_told_of_agents(frame))
+    return (*_told_of_labels(frame), *_told_of_agents(frame), *_told_of_widths(frame))
+
+
+LOST = 2.0
+"""A probe loss that says more than that nothing was learned: the targets vary by about 0.5."""
 
 
 def _told_of_agents(frame: pl.DataFrame) -> list[str]:
@@ -74,6 +79,23 @@ def _told_of_agents(frame: pl.DataFrame) -> list[str]:
         ]
         told.append(f"Rise of the probe loss, {setting_name(setting)}, lowest first: {', '.join(ranked)}.")
     return told
+
+
+def _told_of_widths(frame: pl.DataFrame) -> list[str]:
+    """Which agents of the width sweep decide its means alone."""
+    table = at_end(probed(frame, "width"))
+    if table.is_empty() or mixed_fields(table, WIDTH_STRUCTURE):
+        return []
+    lost = table.filter(pl.col("final") > LOST)
+    if lost.is_empty():
+        return []
+    where = lost.group_by("width", "target_period").len().sort("width", "target_period")
+    agents = [f"{n} of width {width}, target copied every {period:,}" for width, period, n in where.iter_rows()]
+    return [
+        f"Width: {lost.height} of {table.height} agents end with a probe loss above {LOST:g}, that is, their values "
+        f"have run away ({'; '.join(agents)}). Means over all target periods are theirs; by target period they stand "
+        "beside UPL-14."
+    ]
 
 
 def _told_of_labels(frame: pl.DataFrame) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -38,6 +38,7 @@ from neoteny.studies.plasticity.runs import (
     WALK_STRUCTURE,
     WIDTH_STRUCTURE,
     accuracy_by_task,
+    agent_rows,
     at_end,
     by_task,
     change,
@@ -248,12 +249,23 @@ def _width(frame: pl.DataFrame) -> Verdict:
     tilt, wide = slopes(frame)
     if len(tilt) < 2:
         return not_run("needs at least two seeds with finished runs of width at two widths or more")
-    return all_of(
+    decided = all_of(
         [
             named("slope of the rise on log2(width)", verdict(mean_estimate(tilt), Below(0.0))),
             named("rise at the largest width", verdict(mean_estimate(wide), Above(0.0))),
         ]
     )
+    periods = sorted(agent_rows(frame, "width")["target_period"].unique().to_list())
+    beside = []
+    for period in periods if len(periods) > 1 else ():
+        tilt, wide = slopes(frame, period)
+        if len(tilt) > 1:
+            copied = f"target copied every {period:,} (reported, not claimed)"
+            beside += [
+                named(f"slope, {copied}", verdict(mean_estimate(tilt), Below(0.0))),
+                named(f"rise at the largest width, {copied}", verdict(mean_estimate(wide), Above(0.0))),
+            ]
+    return replace(decided, parts=(*decided.parts, *beside))
 
 
 def _flat(frame: pl.DataFrame) -> Verdict:

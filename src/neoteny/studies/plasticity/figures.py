@@ -276,6 +276,10 @@ def _falsification(frame: pl.DataFrame) -> Figure | None:
     )  # fmt: skip
 
 
+FAR = 100.0
+"""A rise of the probe loss beyond which a linear axis would show nothing else; targets have a variance of about 0.5."""
+
+
 def _width_figure(frame: pl.DataFrame) -> Figure | None:
     from neoteny.report.figures import curves, settings
 
@@ -286,6 +290,7 @@ def _width_figure(frame: pl.DataFrame) -> Figure | None:
     looks = settings(table, ("target_period",), {(each,): f"target copied every {each:,}" for each in periods})
     return curves(
         table, x="width", y="rise", by=("target_period",), settings=looks, x_log=True, diverged="died",
+        y_log=bool((table["rise"].abs() > FAR).any()),
         x_label="width", y_label="rise of the probe loss", references={"none": 0.0},
     )  # fmt: skip
 

@@ -275,12 +275,15 @@ def group_names(keys: Sequence[tuple]) -> dict[tuple, str]:
     return called
 
 
-def slopes(frame: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def slopes(frame: pl.DataFrame, target_period: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Of the width sweep, for every seed: slope of the rise on log2(width), and the rise at the largest width.
 
-    At each width the rise is the mean over target periods. Seeds that lack one of the agents are left out.
+    At each width the rise is the mean over target periods, or that of one. Seeds that lack one of the agents are left
+    out.
     """
     ends = at_end(probed(frame, "width"))
+    if target_period is not None and len(ends):
+        ends = ends.filter(pl.col("target_period") == target_period)
     if ends.is_empty() or ends["width"].n_unique() < 2:
         return np.array([]), np.array([])
     agents = ends.select("width", "target_period").n_unique()
