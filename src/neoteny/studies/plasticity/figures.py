@@ -276,22 +276,19 @@ def _falsification(frame: pl.DataFrame) -> Figure | None:
     )  # fmt: skip
 
 
-FAR = 100.0
-"""A rise of the probe loss beyond which a linear axis would show nothing else; targets have a variance of about 0.5."""
-
-
 def _width_figure(frame: pl.DataFrame) -> Figure | None:
-    from neoteny.report.figures import curves, settings
+    from neoteny.report.figures import curves
 
     table = at_end(probed(frame, "width"))
     if table.is_empty() or mixed_fields(table, WIDTH_STRUCTURE) or width_is_of(frame)[0] != "mlp":
         return None
-    periods = sorted(table["target_period"].unique().to_list())
-    looks = settings(table, ("target_period",), {(each,): f"target copied every {each:,}" for each in periods})
-    return curves(
-        table, x="width", y="rise", by=("target_period",), settings=looks, x_log=True, diverged="died",
-        y_log=bool((table["rise"].abs() > FAR).any()),
-        x_label="width", y_label="rise of the probe loss", references={"none": 0.0},
+    table = table.sort("target_period", "width").with_columns(
+        pl.col("width").cast(pl.String),
+        panel=pl.format("target copied every {}", pl.col("target_period")),
+    )
+    return curves(  # scales of their own: without a target network values may run away
+        table, x="width", y="rise", panel="panel", diverged="died", share_y=False, x_label="width",
+        y_label="rise of the probe loss", references={"none": 0.0},
     )  # fmt: skip
 
 
