@@ -50,10 +50,12 @@ def summary(frame: pl.DataFrame) -> tuple[str, ...]:
         if why_unfit(rows, ("control", "inject"), name) is not None:
             continue
         last = last_fork(rows)
-        early, late = (mean_over_seeds(gain_at(rows, "inject", fork)) for fork in (1, last))
+        gains = gain_at(rows, "inject", last)
+        early, late = mean_over_seeds(gain_at(rows, "inject", 1)), mean_over_seeds(gains)
         told.append(
             f"{name[0].upper()}{name[1:]}: injection gains {early.value:+.1f} points on the next task after task 1 and "
-            f"{late.value:+.1f} after task {last} (95 % [{late.low:.1f}, {late.high:.1f}], {late.n} seeds)."
+            f"{late.value:+.1f} after task {last} (95 % [{late.low:.1f}, {late.high:.1f}], {late.n} seeds; median "
+            f"{np.median(gains):+.1f})."
         )
         dead = rows.filter((pl.col("metric") == "dead_units") & (pl.col("branch") == "") & (pl.col("task") == last - 1))
         shares = {
