@@ -91,6 +91,21 @@ def test_a_copy_that_diverged_counts_with_the_worst():
     assert decide(scores, 0.05).answer == "undecided"
 
 
+def test_an_agent_s_copy_that_diverged_keeps_no_return_from_before():
+    returns = {"control": [[4.0, 5.0, 6.0]] * 2, "inject": [[3.0, 9.0, 9.0], [8.0, 9.0, 9.0]]}
+    episodes = {arm: [[1.0, 1.0, 1.0]] * 2 for arm in returns}
+    given = [
+        r
+        for r in (*records_of("returns", returns), *records_of("episodes", episodes))
+        if not (r.run == "copy1" and r.branch == "inject" and r.step > 110)
+    ]
+    given.append(record("inject", 1, 120, "diverged", 117))
+    scores = scores_of(given, ("control", "inject"), 2, BEGUN, {})
+    np.testing.assert_allclose(scores.curves["inject"], [[3.0, 9.0, 9.0], [8.0, 3.0, 3.0]])
+    np.testing.assert_allclose(scores.gain("inject"), [3.0, -3.0])
+    assert scores.diverged == {"inject": 1}
+
+
 def test_a_large_paired_gain_is_told():
     lanes = np.random.default_rng(0).normal(0, 0.01, (8, 2))
     curves = {"control": 0.3 + lanes, "inject": 0.6 - lanes}

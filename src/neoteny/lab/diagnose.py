@@ -267,11 +267,14 @@ def scores_of(
         raise UsageError("every copy diverged at once; there is nothing to compare")
     shape = (lanes, len(steps))
 
+    def lane_of(record: Record) -> int:
+        return int(record.run.removeprefix("copy"))
+
     def table(metric: str, arm: str) -> np.ndarray:
         values = np.full(shape, np.nan)
         for record in records:
             if record.metric == metric and record.branch == arm:
-                values[int(record.run.removeprefix("copy")), steps.index(record.step)] = record.value
+                values[lane_of(record), steps.index(record.step)] = record.value
         return values
 
     curves = {}
@@ -281,7 +284,11 @@ def scores_of(
                 curves[arm] = _held(table("train_returns", arm) / table("train_episodes", arm))
         else:
             curves[arm] = table(f"train_{name}", arm) * (-1.0 if name == "loss" else 1.0)
-    dead = {arm: len({r.run for r in records if r.metric == "diverged" and r.branch == arm}) for arm in arms}
+    dead = dict.fromkeys(arms, 0)
+    for record in records:
+        if record.metric == "diverged" and record.branch in dead:
+            curves[record.branch][lane_of(record), np.asarray(steps) >= record.step] = np.nan
+            dead[record.branch] += 1
     seen = np.concatenate([curve.ravel() for curve in curves.values()])
     if not np.isfinite(seen).any():
         raise UsageError("no copy finished an episode; give a longer --horizon")
