@@ -15,6 +15,7 @@ from device_loop import Corridor
 from host_emulators import PaidLadder
 from neoteny.cli import main
 from neoteny.errors import UsageError
+from neoteny.interventions import Inject
 from neoteny.lab.checkpoint import find
 from neoteny.lab.diagnose import Options, Scores, _arms, _measure, decide, scores_of
 from neoteny.lab.execute import make_runner
@@ -27,8 +28,9 @@ from neoteny.tasks.environments import environments
 from neoteny.tasks.experience import DeviceExperience, LinearEpsilon
 from neoteny.tasks.host_experience import HostExperience
 from neoteny.training.continuing import continued
-from neoteny.training.events import Save, Switch, Train
+from neoteny.training.events import Fork, Intervene, Save, Switch, Train
 from neoteny.training.runner import Cursor, Runner
+from neoteny.training.standing import arrays_of
 
 BEGUN = 100
 
@@ -230,6 +232,30 @@ def test_what_cannot_be_diagnosed_is_told_in_one_line(saving, capsys):
         assert words in told
         assert len(told.strip().splitlines()) == 1
     assert not (directory / "diagnoses").exists()
+
+
+def test_a_run_stopped_within_a_branch_is_the_run_as_it_forked(tiny, tmp_path, monkeypatch, interrupt):
+    def script(config, tasks):
+        task, _ = tasks
+        fork = Fork({"injected": (Intervene(Inject("hidden1")),)}, then=(Train(task, 6),))
+        return (Switch(task), Train(task, 5), Save("before"), fork, Train(task, 5))
+
+    experiment = replace(tiny.one, script=script)
+    monkeypatch.setattr(tiny, "STUDY", replace(tiny.STUDY, experiments=(experiment,)))
+    directory = tmp_path / "forked"
+    interrupt(1, "intervene")
+    assert main(["run", "tiny", "--preset", "smoke", "--out", str(directory)]) == 130
+    checkpoint = find(f"{directory}:{list(json.loads((directory / 'plan.json').read_text())['runs'])[1]}")
+    stored = Store(directory).pack(checkpoint.pack.name)
+    whole = make_runner(checkpoint.study, checkpoint.plan, checkpoint.pack)
+    assert whole.steps[checkpoint.manifest.cursor[0]].branch == "injected"
+    runner = continued(checkpoint, 2, lambda tasks, own: ())
+    assert int(runner.clock.update) == 5
+    assert runner.here.task is runner.tasks[0]
+    before, found = stored.arrays(checkpoint.manifest, "before"), arrays_of(runner.state.learner.networks)
+    assert found.keys() == before.keys()
+    for path, array in found.items():
+        np.testing.assert_array_equal(array, before[path][[checkpoint.lane] * 2])
 
 
 ACTING = {
