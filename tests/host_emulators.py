@@ -54,6 +54,21 @@ class LadderEmulators(Emulators):
 
 
 @dataclass(frozen=True)
+class PaidLadder(Ladder):
+    """The ladder with the action as the reward, so that returns tell what was chosen."""
+
+    def start(self, count, seed):
+        self.log.append(seed)
+        return PaidLadderEmulators(count, seed)
+
+
+class PaidLadderEmulators(LadderEmulators):
+    def step(self, actions):
+        step = super().step(actions)
+        return step._replace(reward=self.action.astype(np.float32))
+
+
+@dataclass(frozen=True)
 class HostMaze(HostEnvironment):
     """The maze of `device_loop`, on the host, in bytes."""
 

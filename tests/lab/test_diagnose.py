@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import json
+import weakref
 from dataclasses import replace
 
 import jax
 import numpy as np
+import optax
 import pytest
 
+from device_loop import Corridor
+from host_emulators import PaidLadder
 from neoteny.cli import main
 from neoteny.errors import UsageError
+from neoteny.interventions import Inject
 from neoteny.lab.checkpoint import find
-from neoteny.lab.diagnose import Scores, _arms, decide, scores_of
+from neoteny.lab.diagnose import Options, Scores, _arms, _measure, decide, scores_of
+from neoteny.lab.execute import make_runner
 from neoteny.lab.records import Record
+from neoteny.lab.store import Store
+from neoteny.learners import dqn
+from neoteny.networks import mlp
 from neoteny.report.diagnosis import describe
-from neoteny.training.events import Save
+from neoteny.tasks.environments import environments
+from neoteny.tasks.experience import DeviceExperience, LinearEpsilon
+from neoteny.tasks.host_experience import HostExperience
+from neoteny.training.continuing import continued
+from neoteny.training.events import Fork, Intervene, Save, Switch, Train
+from neoteny.training.runner import Cursor, Runner
+from neoteny.training.standing import arrays_of
 
 BEGUN = 100
 
@@ -91,6 +106,21 @@ def test_a_copy_that_diverged_counts_with_the_worst():
     assert decide(scores, 0.05).answer == "undecided"
 
 
+def test_an_agent_s_copy_that_diverged_keeps_no_return_from_before():
+    returns = {"control": [[4.0, 5.0, 6.0]] * 2, "inject": [[3.0, 9.0, 9.0], [8.0, 9.0, 9.0]]}
+    episodes = {arm: [[1.0, 1.0, 1.0]] * 2 for arm in returns}
+    given = [
+        r
+        for r in (*records_of("returns", returns), *records_of("episodes", episodes))
+        if not (r.run == "copy1" and r.branch == "inject" and r.step > 110)
+    ]
+    given.append(record("inject", 1, 120, "diverged", 117))
+    scores = scores_of(given, ("control", "inject"), 2, BEGUN, {})
+    np.testing.assert_allclose(scores.curves["inject"], [[3.0, 9.0, 9.0], [8.0, 3.0, 3.0]])
+    np.testing.assert_allclose(scores.gain("inject"), [3.0, -3.0])
+    assert scores.diverged == {"inject": 1}
+
+
 def test_a_large_paired_gain_is_told():
     lanes = np.random.default_rng(0).normal(0, 0.01, (8, 2))
     curves = {"control": 0.3 + lanes, "inject": 0.6 - lanes}
@@ -136,8 +166,6 @@ def saving(tiny, tmp_path, monkeypatch):
 
 
 def test_copies_begin_where_the_run_stood_and_differ_in_what_is_drawn_later(saving):
-    from neoteny.training.continuing import continued
-
     directory, run = saving
     last, save = (continued(find(f"{directory}:{name}"), 3, lambda tasks, task: ()) for name in (run, f"{run}:all"))
     assert int(last.clock.update) == int(save.clock.update) == 10
@@ -204,3 +232,105 @@ def test_what_cannot_be_diagnosed_is_told_in_one_line(saving, capsys):
         assert words in told
         assert len(told.strip().splitlines()) == 1
     assert not (directory / "diagnoses").exists()
+
+
+def test_a_run_stopped_within_a_branch_is_the_run_as_it_forked(tiny, tmp_path, monkeypatch, interrupt):
+    def script(config, tasks):
+        task, _ = tasks
+        fork = Fork({"injected": (Intervene(Inject("hidden1")),)}, then=(Train(task, 6),))
+        return (Switch(task), Train(task, 5), Save("before"), fork, Train(task, 5))
+
+    experiment = replace(tiny.one, script=script)
+    monkeypatch.setattr(tiny, "STUDY", replace(tiny.STUDY, experiments=(experiment,)))
+    directory = tmp_path / "forked"
+    interrupt(1, "intervene")
+    assert main(["run", "tiny", "--preset", "smoke", "--out", str(directory)]) == 130
+    checkpoint = find(f"{directory}:{list(json.loads((directory / 'plan.json').read_text())['runs'])[1]}")
+    stored = Store(directory).pack(checkpoint.pack.name)
+    whole = make_runner(checkpoint.study, checkpoint.plan, checkpoint.pack)
+    assert whole.steps[checkpoint.manifest.cursor[0]].branch == "injected"
+    runner = continued(checkpoint, 2, lambda tasks, own: ())
+    assert int(runner.clock.update) == 5
+    assert runner.here.task is runner.tasks[0]
+    before, found = stored.arrays(checkpoint.manifest, "before"), arrays_of(runner.state.learner.networks)
+    assert found.keys() == before.keys()
+    for path, array in found.items():
+        np.testing.assert_array_equal(array, before[path][[checkpoint.lane] * 2])
+
+
+ACTING = {
+    "batch_size": 8, "envs": 2, "period": 2, "learning_starts": 12, "capacity": 48, "stack": 2,
+    "epsilon": LinearEpsilon(1.0, 0.2, 50),
+}  # fmt: skip
+"""24 slots of two environments, written over from the tenth update on."""
+
+AGENTS = {
+    "device": (Corridor(), DeviceExperience(**ACTING)),
+    "host": (PaidLadder(), HostExperience(**ACTING, reward_bound=None, segment=20)),
+}
+
+
+@pytest.fixture(params=list(AGENTS))
+def agent(request, tiny, tmp_path, monkeypatch):
+    """The last run of a finished pack of agents, whose replays were written over in part."""
+    environment, source = AGENTS[request.param]
+    inputs = environment.specification.shape[0] * source.stack
+
+    def script(config, tasks):
+        return (Switch(tasks[0]), Train(tasks[0], 13))
+
+    experiment = replace(
+        tiny.one,
+        script=script,
+        stream=lambda config: environments([environment]),
+        learner=lambda config: dqn(mlp(inputs, [8], 3), optax.adam(config.rate / 10), target_period=5),
+        source=lambda config: source,
+    )
+    monkeypatch.setattr(tiny, "STUDY", replace(tiny.STUDY, experiments=(experiment,)))
+    directory = tmp_path / "agents"
+    assert main(["run", "tiny", "--preset", "smoke", "--out", str(directory)]) == 0
+    return find(f"{directory}:{list(json.loads((directory / 'plan.json').read_text())['runs'])[-1]}")
+
+
+def experience(standing, lane):
+    """All that a lane's replay holds: every transition that may be drawn, or the whole ring on the device."""
+    play = standing.play
+    if play is None:
+        return [np.asarray(leaf)[lane] for leaf in jax.tree.leaves(standing.state.source)]
+    first, length = play.layout.stretch(play.written)
+    slots, envs = np.meshgrid(first + np.arange(length), np.arange(play.source.envs))
+    return list(play.layout.read_frames(play.replays[lane], slots.ravel(), envs.ravel())[:5])
+
+
+def test_every_copy_of_an_agent_has_the_experience_of_the_run(agent):
+    whole = make_runner(agent.study, agent.plan, agent.pack)
+    stored = Store(agent.directory).pack(agent.pack.name)
+    whole.restore(Cursor(*agent.manifest.cursor), stored.state(agent.manifest))
+    own = experience(whole.here, agent.lane)
+    assert any((one != other).any() for one, other in zip(own, experience(whole.here, 0), strict=True))
+    runner = continued(agent, 3, lambda tasks, task: (Train(task, 40),))
+    for lane in range(3):
+        for mine, held in zip(own, experience(runner.here, lane), strict=True):
+            np.testing.assert_array_equal(held, mine)
+
+
+def test_copies_of_an_agent_are_paired_and_none_is_held_but_those_that_train(agent, monkeypatch):
+    begun, lanes, begin = weakref.WeakSet(), [], Runner.begin
+
+    def noted(runner, standing):
+        lanes.append((len(runner.names), len(begun)))
+        begun.add(runner)
+        begin(runner, standing)
+
+    monkeypatch.setattr(Runner, "begin", noted)
+    scores, _ = _measure(agent, Options(horizon=100, lanes=3))
+    assert lanes == [(1, 0), (3, 0)]
+    assert scores.metric == "return"
+    assert list(scores.curves) == ["control", "inject", "reset", "placebo"]
+    control = scores.curves["control"]
+    np.testing.assert_allclose(scores.curves["placebo"][:, 0], control[:, 0], rtol=1e-6)
+    assert (scores.curves["reset"][:, 0] != control[:, 0]).any()
+    assert (scores.curves["inject"] != control).any()
+    assert len({lane.tobytes() for lane in control.round(6)}) == 3
+    with pytest.raises(UsageError, match="its last task draws nothing"):
+        _measure(agent, Options(lanes=2, task="next"))

@@ -26,7 +26,8 @@ from neoteny.networks.dense import Dense
 from neoteny.networks.heads import Heads
 from neoteny.networks.initializers import named_key
 from neoteny.networks.injected import Folded, Injected
-from neoteny.networks.network import Frozen, Layer, Maker, Network, Statistic, as_network, split_trainable
+from neoteny.networks.nature import SharedBias
+from neoteny.networks.network import Chain, Frozen, Layer, Maker, Network, Statistic, as_network, split_trainable
 
 MomentsName = Literal["fresh", "inherit", "reset_all"]
 
@@ -152,8 +153,8 @@ def fold_linear(state: LearnerState, *, networks: Sequence[str] = ONLINE) -> Lea
     """Collapse the frozen heads of purely linear injected heads into one, exactly: a matrix theta + sum of the
     positives but the newest - sum of the negatives. Followers too.
 
-    ValueError where the last stage is not an injected linear head by itself (a head of several stages is no linear
-    function, nor are pairs that are not yet in force).
+    A head whose outputs share one bias is folded too. ValueError where the last stage is not an injected linear head by
+    itself (a head of several stages is no linear function, nor are pairs that are not yet in force).
     """
     changes = {}
     for network in selected(state, networks):
@@ -309,15 +310,23 @@ def _folded(stage: Layer, name: str) -> Folded:
 
 
 def _linear(layer: Layer, name: str) -> Dense:
-    """The layer as one dense map."""
-    if isinstance(layer, Frozen):
-        return _linear(layer.layer, name)
-    if isinstance(layer, Dense):
-        return layer
-    if isinstance(layer, Folded):
-        one, other = _linear(layer.fixed, name), _linear(layer.last, name)
-        return jax.tree.map(jnp.add, one, other)
-    raise ValueError(f"fold_linear: stage {name!r} is made of {type(layer).__name__}, and only Dense is folded")
+    """The layer as one dense map; a bias that all outputs share becomes one of each."""
+    match layer:
+        case Frozen():
+            return _linear(layer.layer, name)
+        case Dense():
+            return layer
+        case Chain(layers=(Dense() as dense, SharedBias(bias=shared))):
+            bias = shared if dense.bias is None else dense.bias + shared
+            spread = jnp.broadcast_to(bias, (dense.out_size,))
+            return eqx.tree_at(lambda d: d.bias, dense, spread, is_leaf=lambda leaf: leaf is None)
+        case Folded():
+            one, other = _linear(layer.fixed, name), _linear(layer.last, name)
+            return jax.tree.map(jnp.add, one, other)
+    raise ValueError(
+        f"fold_linear: stage {name!r} is made of {type(layer).__name__}, and only Dense is folded, alone or with a "
+        "bias that its outputs share"
+    )
 
 
 # Optimiser state and memory ---------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -130,22 +130,13 @@ def _measure(checkpoint: Checkpoint, options: Options):
 
     use_compilation_cache()
     try:
-        # Once to see which arms can be made and how long the run's own training is, then with the script decided.
-        draft = continued(checkpoint, options.lanes, lambda tasks, own: ())
-        task = draft.here.task
-        assert task is not None
-        names = draft.state.learner.networks["online"].names
-        stage = names[max(len(names) - 2, 0)] if options.stage is None else options.stage
-        if stage not in names:
-            raise UsageError(f"--stage {stage!r} is no stage of the network; its stages are {', '.join(names)}")
-        arms, left_out = _possible(draft, _arms(stage, names), task)
-        begins = options.task == "next"
-        going = _next(draft.tasks, task, draft) if begins else task
+        drafted = _draft(checkpoint, options)
+        begins, arms = options.task == "next", drafted.arms
         horizon = options.horizon or _trained(checkpoint)
         part = -(-horizon // PARTS)
 
         def script(tasks: tuple[AnyTask, ...], own: AnyTask) -> tuple[Event, ...]:
-            on = _next(tasks, own, draft) if begins else own
+            on = _next(tasks, own) if begins else own
             then = (*((Switch(on),) if begins else ()), Train(on, horizon, record_every=part))
             branches: dict[str, tuple[Event, ...]] = {
                 name: () if arm is None else (Intervene(arm),) for name, arm in arms.items()
@@ -159,7 +150,7 @@ def _measure(checkpoint: Checkpoint, options: Options):
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{checkpoint.study.name}/{checkpoint.pack.experiment}: {error.args[0]}") from error
-    scores = scores_of(records, tuple(arms), options.lanes, begun, left_out)
+    scores = scores_of(records, tuple(arms), options.lanes, begun, drafted.left_out)
     subject = Subject(
         study=checkpoint.study.name,
         preset=checkpoint.plan.request.preset,
@@ -168,8 +159,8 @@ def _measure(checkpoint: Checkpoint, options: Options):
         update=begun,
         horizon=horizon,
         lanes=options.lanes,
-        stage=stage,
-        task=f"{going.name}, {'begun anew' if begins else 'under way'}",
+        stage=drafted.stage,
+        task=f"{drafted.task}, {'begun anew' if begins else 'under way'}",
         margin=options.margin,
         configuration=config_to_json(checkpoint.plan.runs[checkpoint.run].config),
         environment={"neoteny": __version__},
@@ -177,6 +168,35 @@ def _measure(checkpoint: Checkpoint, options: Options):
         narrower=_command(checkpoint, replace(options, lanes=2 * options.lanes)),
     )
     return scores, subject
+
+
+class Draft(NamedTuple):
+    """What can be done with a checkpoint. stage: the head's first. task: name of the one the copies go on with. arms:
+    those that can be made; left_out: arm -> why it cannot.
+    """
+
+    stage: str
+    task: str
+    arms: Mapping[str, Intervention | None]
+    left_out: Mapping[str, str]
+
+
+def _draft(checkpoint: Checkpoint, options: Options) -> Draft:
+    """The script decided, on a single copy: it is let go before all the others, and its replay with it."""
+    from neoteny.training.continuing import continued
+
+    runner = continued(checkpoint, 1, lambda tasks, own: ())
+    task = runner.here.task
+    assert task is not None
+    names = runner.state.learner.networks["online"].names
+    stage = names[max(len(names) - 2, 0)] if options.stage is None else options.stage
+    if stage not in names:
+        raise UsageError(f"--stage {stage!r} is no stage of the network; its stages are {', '.join(names)}")
+    arms, left_out = _possible(runner, _arms(stage, names), task)
+    if options.task == "next":
+        _check_next(runner, task)
+        task = _next(runner.tasks, task)
+    return Draft(stage, task.name, arms, left_out)
 
 
 def _trained(checkpoint: Checkpoint) -> int:
@@ -189,17 +209,22 @@ def _trained(checkpoint: Checkpoint) -> int:
     return max(trained[-1], PARTS) if trained else DEFAULT_HORIZON
 
 
-def _next(tasks: Sequence[AnyTask], own: AnyTask, runner: Runner) -> AnyTask:
-    """The task after this one; where the stream has ended, a new draw of it, if it draws anything."""
-    import jax
-
+def _next(tasks: Sequence[AnyTask], own: AnyTask) -> AnyTask:
+    """The task after this one; where the stream has ended, a new draw of it."""
     after = [each for each in tasks if each.index == own.index + 1]
     if after:
         return after[0]
-    if not jax.tree.leaves(runner.changes.draw(runner.tasks[tasks.index(own)])):
-        raise UsageError("--task next: the stream has ended, and its last task draws nothing that could be drawn anew")
     draw = max(each.draw for each in tasks) + 1
     return replace(own, name=f"{own.name}, drawn anew", index=own.index + 1, draw=draw)
+
+
+def _check_next(runner: Runner, own: AnyTask) -> None:
+    """UsageError where the stream has ended with a task that draws nothing."""
+    import jax
+
+    ended = all(each.index != own.index + 1 for each in runner.tasks)
+    if ended and not jax.tree.leaves(runner.changes.draw(own)):
+        raise UsageError("--task next: the stream has ended, and its last task draws nothing that could be drawn anew")
 
 
 def _possible(
@@ -267,11 +292,14 @@ def scores_of(
         raise UsageError("every copy diverged at once; there is nothing to compare")
     shape = (lanes, len(steps))
 
+    def lane_of(record: Record) -> int:
+        return int(record.run.removeprefix("copy"))
+
     def table(metric: str, arm: str) -> np.ndarray:
         values = np.full(shape, np.nan)
         for record in records:
             if record.metric == metric and record.branch == arm:
-                values[int(record.run.removeprefix("copy")), steps.index(record.step)] = record.value
+                values[lane_of(record), steps.index(record.step)] = record.value
         return values
 
     curves = {}
@@ -281,7 +309,11 @@ def scores_of(
                 curves[arm] = _held(table("train_returns", arm) / table("train_episodes", arm))
         else:
             curves[arm] = table(f"train_{name}", arm) * (-1.0 if name == "loss" else 1.0)
-    dead = {arm: len({r.run for r in records if r.metric == "diverged" and r.branch == arm}) for arm in arms}
+    dead = dict.fromkeys(arms, 0)
+    for record in records:
+        if record.metric == "diverged" and record.branch in dead:
+            curves[record.branch][lane_of(record), np.asarray(steps) >= record.step] = np.nan
+            dead[record.branch] += 1
     seen = np.concatenate([curve.ravel() for curve in curves.values()])
     if not np.isfinite(seen).any():
         raise UsageError("no copy finished an episode; give a longer --horizon")

@@ -30,7 +30,8 @@ def continued(
     """A runner that stands where the stored run stood, `lanes` times, and goes on with script(tasks, task begun last).
 
     Lanes differ in what is drawn from now on (minibatches, exploration, interventions, new tasks) and in nothing else:
-    a task under way stays the run's own. From a full save the source of the task begins anew.
+    a task under way stays the run's own. A run that was stopped within a branch goes on from where it forked. From a
+    full save the source of the task begins anew.
 
     UsageError for a run that diverged or has begun no task, and for a save of networks only; StoreError for files that
     are damaged.
@@ -71,8 +72,8 @@ def _seed(seed: int, number: int) -> int:
 
 
 def _standing(checkpoint: Checkpoint) -> tuple[Standing, int]:
-    """Where the checkpoint's whole pack stood, without a source if it is a save; and the place of its task in the
-    stream.
+    """Where the checkpoint's whole pack stood, at the fork if a branch was under way, without a source if it is a save;
+    and the place of its task in the stream.
     """
     whole = make_runner(checkpoint.study, checkpoint.plan, checkpoint.pack)
     store = Store(checkpoint.directory).pack(checkpoint.pack.name)
@@ -80,7 +81,7 @@ def _standing(checkpoint: Checkpoint) -> tuple[Standing, int]:
     try:
         if checkpoint.save is None:
             whole.restore(Cursor(*manifest.cursor), store.state(manifest))
-            return whole.here, _place(checkpoint, whole, whole.here.task)
+            return whole.outermost, _place(checkpoint, whole, whole.outermost.task)
         if not whole.is_full(checkpoint.save):
             raise UsageError(
                 f"the save {checkpoint.save!r} holds networks only, and training needs the optimiser's state too; "

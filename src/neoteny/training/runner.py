@@ -150,6 +150,12 @@ class Runner:
         return self._standings[-1]
 
     @property
+    def outermost(self) -> Standing:
+        """Where the run itself stands: while a branch is under way, at its fork."""
+        assert self._standings, "nothing has been computed yet"
+        return self._standings[0]
+
+    @property
     def state(self) -> PackState:
         """Everything the pack computes with."""
         return self.here.state
