@@ -553,3 +553,52 @@ def test_the_smoke_preset_of_tunnel(tmp_path):
     trained = frame.filter((frame["run"] == resets["run"][0]) & (frame["metric"] == "final_accuracy"))["value"][0]
     assert found["last:0"] == found["first:0"] == pytest.approx(trained)
     assert found["last:3"] == found["first:3"], "all hidden layers either way"
+
+
+def test_the_smoke_preset_of_injection(tmp_path):
+    """Every experiment; that copies are what they are called shows in the records and in what was saved."""
+    directory = tmp_path / "x"
+    done = neoteny_process("run", "injection", "--preset", "smoke", "--out", str(directory), timeout=600)
+    assert done.returncode == 0, done.stderr
+    claims = json.loads((directory / "claims.json").read_text())
+    assert [claim["id"] for claim in claims] == [f"INJ-{number}" for number in range(1, 14)]
+    assert {claim["id"] for claim in claims if claim["verdict"] == "holds"} >= {"INJ-1", "INJ-2"}
+    frame = neoteny.load(directory)
+    assert frame.filter(frame["metric"] == "diverged").is_empty()
+
+    # Injection changes no output and no number of trained parameters; a head made anew changes outputs.
+    jumps = frame.filter(frame["metric"] == "output_jump")
+    injected, reset = (jumps.filter(jumps["branch"] == arm) for arm in ("inject", "reset"))
+    assert set(injected["experiment"]) == {"relabel", "settings", "mdp", "atari"}
+    assert set(injected.filter(injected["experiment"] == "mdp")["place"]) == {"online", "target"}
+    assert injected["value"].max() <= 1e-5
+    assert set(reset["experiment"]) == {"relabel"}
+    assert reset["value"].min() > 1e-2
+    counts = frame.filter((frame["metric"] == "parameters") & (frame["experiment"] == "relabel"))
+    encoder, head = 64 * 32 + 32, (32 * 32 + 32) + (32 * 10 + 10)
+    for arm, stored in (("control", encoder + head), ("inject", encoder + 3 * head)):
+        mine = counts.filter(counts["branch"] == arm)
+        assert set(mine.filter(mine["place"] == "trained")["value"]) == {encoder + head}
+        assert set(mine.filter(mine["place"] == "stored")["value"]) == {stored}
+
+    # Copies of the agent on the classification MDP make the second half of the updates.
+    learned = frame.filter((frame["experiment"] == "mdp") & (frame["metric"] == "train_reward"))
+    branches = {branch: rows["step"] for (branch,), rows in learned.partition_by("branch", as_dict=True).items()}
+    assert branches.keys() == {"", "control", "inject", "placebo", "reset", "shrink_perturb", "fresh"}
+    assert (branches.pop("").min(), branches["control"].max()) == (2, 40)
+    assert {(steps.min(), steps.max()) for steps in branches.values()} == {(22, 40)}
+    kept = neoteny.arrays(directory, "inject/injected")
+    assert kept.keys() == set(learned["run"])
+    for paths in kept.values():
+        for network in ("online", "target"):
+            for copy in ("heads[1]", "negatives[0]"):
+                assert any(path.startswith(f"['{network}']") and copy in path for path in paths)
+
+    # Copies of the agents on a game pay for three heads from the fork on.
+    losses = frame.filter((frame["experiment"] == "games") & (frame["metric"] == "train_loss") & (frame["step"] > 1))
+    costs = {"": [], "inject": []}
+    for rows in losses.partition_by("run", "event"):
+        spent, updates = (rows[column].max() - rows[column].min() for column in ("flops_train", "step"))
+        costs[rows["branch"][0]].append(spent / updates)
+    assert (len(costs[""]), len(costs["inject"])) == (8, 6)
+    assert min(costs["inject"]) > 1.5 * max(costs[""])

@@ -21,7 +21,7 @@ from neoteny.studies.injection import STUDY, summary
 from neoteny.studies.injection.atari import AtariConfig, told_of_atari
 from neoteny.studies.injection.atari import script as atari_script
 from neoteny.studies.injection.gains import game_gains, game_returns, performance_of, relabel_rows
-from neoteny.studies.injection.games import GamesConfig, games_script
+from neoteny.studies.injection.games import GAME_HEAD, GamesConfig, games_script
 from neoteny.studies.injection.growth import GrowthConfig, growing, growth_script, growth_stream, update_flops
 from neoteny.studies.injection.illustration import IllustrationConfig, monte_carlo, smoothed, updates_to
 from neoteny.studies.injection.learning import (
@@ -31,10 +31,10 @@ from neoteny.studies.injection.learning import (
     learning_learner,
     learning_script,
 )
-from neoteny.studies.injection.mdp import MDPConfig
+from neoteny.studies.injection.mdp import MDP_ARMS, MDPConfig, mdp_script
 from neoteny.studies.injection.relabel import ARMS, CORE, DEFAULT, TUNED, Config, forks, script, stream
 from neoteny.tasks import environments
-from neoteny.training.events import Fork, Intervene, Save, Switch, Train
+from neoteny.training.events import Fork, Intervene, Probe, Save, Switch, Train
 
 SEEDS, TASKS, STEPS = 10, 12, 100
 FORKS = (1, 2, 4, 8, 12)
@@ -568,6 +568,29 @@ def test_agents_are_saved_along_the_way():
     trained = [sum(e.steps for e in events[:place] if isinstance(e, Train)) for place, event in enumerate(events)
                if isinstance(event, Save)]  # fmt: skip
     assert trained == [100, 200, 300, 400]
+    # Copies leave the run where the networks were saved, and end where the next ones are.
+    forked = [(place, event) for place, event in enumerate(events) if isinstance(event, Fork)]
+    assert [events[place - 1].name for place, _ in forked] == ["quarter1", "quarter2", "quarter3"]
+    for _, fork in forked:
+        assert fork.branches == {"inject": (Intervene(Inject(GAME_HEAD)),)}
+        assert [event.steps for event in fork.then] == [100]
+
+
+def test_the_agent_of_the_classification_mdp_is_forked_half_way():
+    (task,) = environments([Corridor()])
+    events = mdp_script(MDPConfig(updates=41), (task,))
+    assert sum(event.steps for event in events if isinstance(event, Train)) == 20
+    *_, save, fork = events
+    assert (save, isinstance(fork, Fork)) == (Save("before"), True)
+    assert [event.steps for event in fork.then] == [21]
+    assert set(fork.branches) == {"control", "inject", "placebo", "reset", "shrink_perturb", "fresh"}
+    for name, branch in fork.branches.items():
+        assert branch[:1] == (() if name == "control" else (Intervene(MDP_ARMS[name]),))
+    # Networks kept first, injection, networks kept again, and only then compared.
+    _, kept, compared = fork.branches["inject"]
+    assert kept == Save("injected")
+    assert isinstance(compared, Probe)
+    assert compared.saves == ("before", "injected")
 
 
 @pytest.mark.parametrize(("inject_at", "inside"), [(0, []), (960, [1_280, 1_600])])

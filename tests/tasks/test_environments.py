@@ -63,6 +63,53 @@ def test_breakout_plays_like_its_own_package():
     assert rewards > 10
 
 
+def hunting(frame):
+    """An action of Space Invaders: out of the way of bullets, else under where the nearest alien will be, and fire."""
+    cannon, danger = int(np.argmax(frame[9, :, 0])), frame[6:, :, 5].any(axis=0)
+    columns = np.flatnonzero(frame[..., 1].any(axis=0)) + (1 if frame[..., 3].any() else -1)
+    goal = columns[np.abs(columns - cannon).argmin()]
+    if danger[cannon]:
+        moves = [move for move in (-1, 1) if 0 <= cannon + move <= 9 and not danger[cannon + move]]
+        return 2 + moves[0] if moves else 0
+    move = int(np.sign(goal - cannon))
+    blocked = not 0 <= cannon + move <= 9 or danger[cannon + move]
+    return 5 if move == 0 or blocked else 2 + move
+
+
+def test_space_invaders_plays_like_its_own_package():
+    """Step for step, over episodes of the same actions: nothing in this game is random."""
+    from minatar import Environment
+
+    environment, rng = minatar("space_invaders", sticky=0.0), np.random.default_rng(0)
+    step, reset = jax.jit(environment.step), jax.jit(environment.reset)
+    original = Environment("space_invaders", sticky_action_prob=0.0)
+    actions = environment.specification.actions
+    steps, waves, ends, directions = 0, 0, set(), set()
+    for noise in (0.1, 0.1, 0.1, 0.1, 1.0, 1.0):
+        state, frame = reset(jax.random.key(0))
+        original.reset()
+        np.testing.assert_array_equal(frame, original.state())
+        for _ in range(600):
+            shown = np.asarray(frame)
+            directions |= {channel for channel in (2, 3) if shown[..., channel].any()}
+            action = int(rng.integers(actions)) if rng.random() < noise else hunting(shown)
+            state, after = step(state, jnp.int32(action), jax.random.key(0))
+            reward, terminated = original.act(action)
+            frame = after.frame
+            np.testing.assert_array_equal(frame, original.state())
+            assert (float(after.reward), bool(after.terminated)) == (reward, terminated)
+            assert not bool(after.truncated)
+            steps += 1
+            if terminated:
+                ends.add("bullet" if frame[9, np.argmax(frame[9, :, 0]), 5] else "alien")
+                break
+        waves = max(waves, original.env.difficulty_ramp())
+    assert steps > 1_000
+    assert waves > 1, "each wave moves faster than the last"
+    assert ends == {"bullet", "alien"}
+    assert directions == {2, 3}
+
+
 def test_sticky_actions_repeat_the_action_before():
     environment = Gymnax("Catch-bsuite", sticky=0.3)
 

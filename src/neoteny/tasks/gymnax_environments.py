@@ -23,7 +23,7 @@ MINATAR_GAMES = {
 """MinAtar's own names of its games, and gymnax's."""
 
 FREEWAY_LIMIT = 2500
-"""Steps of an episode of Freeway; the other games of MinAtar have no limit (Young & Tian 2019)."""
+"""Steps of an episode of Freeway; the other games of MinAtar have no limit (Young & Tian 2019). See `minatar`."""
 
 STICKY_PROBABILITY = 0.1
 """Probability that MinAtar repeats the last action instead (Young & Tian 2019, section 2)."""
@@ -118,9 +118,16 @@ def _like(state: PyTree, before: PyTree) -> PyTree:
 
 
 def minatar(game: str, *, sticky: float = STICKY_PROBABILITY, minimal_actions: bool = False) -> Gymnax:
-    """A game of MinAtar as it was published: sticky actions, all six actions, no time limit but Freeway's.
+    """A game of MinAtar by gymnax, with the published options: sticky actions, all six actions, no time limit but
+    Freeway's.
 
     game: asterix, breakout, freeway, seaquest or space_invaders. Difficulty rises with time, as by default there.
+
+    What differs from the package `minatar` (1.0.15), the rest being the same step for step. Asterix: what is new
+    there takes any free row of the eight, and never comes if there is none; gymnax looks at seven of them in random
+    order and, if none is free, empties the last. Freeway: terminated by step 2,501 there, here truncated after 2,500,
+    so that the last frame keeps its value. Seaquest: a submarine that is hit by moving onto a bullet may still shoot
+    there, not here. A sticky first action is 0 here, and the last of the episode before there.
     """
     if game not in MINATAR_GAMES:
         raise UsageError(f"MinAtar has no game {game!r}; it has {', '.join(MINATAR_GAMES)}")
