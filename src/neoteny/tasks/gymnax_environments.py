@@ -123,11 +123,11 @@ def minatar(game: str, *, sticky: float = STICKY_PROBABILITY, minimal_actions: b
 
     game: asterix, breakout, freeway, seaquest or space_invaders. Difficulty rises with time, as by default there.
 
-    What differs from the package `minatar` (1.0.15), the rest being the same step for step. Asterix: what is new
-    there takes any free row of the eight, and never comes if there is none; gymnax looks at seven of them in random
-    order and, if none is free, empties the last. Freeway: terminated by step 2,501 there, here truncated after 2,500,
-    so that the last frame keeps its value. Seaquest: a submarine that is hit by moving onto a bullet may still shoot
-    there, not here. A sticky first action is 0 here, and the last of the episode before there.
+    What is known to differ from the package `minatar` (1.0.15). Asterix: what is new there takes any free row of the
+    eight, and does not come if there is none; gymnax looks at seven of them in random order and, if none is free,
+    empties the last it looked at. Freeway: terminated by step 2,501 there, here truncated after 2,500, so that the last
+    frame keeps its value. Seaquest: a submarine that is hit by moving onto a bullet may still shoot there, not here. A
+    sticky first action is 0 here, and the last of the episode before there.
     """
     if game not in MINATAR_GAMES:
         raise UsageError(f"MinAtar has no game {game!r}; it has {', '.join(MINATAR_GAMES)}")
