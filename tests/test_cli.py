@@ -569,8 +569,9 @@ def test_the_smoke_preset_of_injection(tmp_path):
     # Injection changes no output and no number of trained parameters; a head made anew changes outputs.
     jumps = frame.filter(frame["metric"] == "output_jump")
     injected, reset = (jumps.filter(jumps["branch"] == arm) for arm in ("inject", "reset"))
-    assert set(injected["experiment"]) == {"relabel", "settings", "mdp", "atari"}
-    assert set(injected.filter(injected["experiment"] == "mdp")["place"]) == {"online", "target"}
+    assert set(injected["experiment"]) == {"relabel", "settings", "mdp", "games", "atari"}
+    for experiment in ("mdp", "games"):
+        assert set(injected.filter(injected["experiment"] == experiment)["place"]) == {"online", "target"}
     assert injected["value"].max() <= 1e-5
     assert set(reset["experiment"]) == {"relabel"}
     assert reset["value"].min() > 1e-2

@@ -31,6 +31,7 @@ from neoteny.training.continuing import continued
 from neoteny.training.events import Fork, Intervene, Save, Switch, Train
 from neoteny.training.runner import Cursor, Runner
 from neoteny.training.standing import arrays_of
+from neoteny.training.stored import load
 
 BEGUN = 100
 
@@ -256,6 +257,11 @@ def test_a_run_stopped_within_a_branch_is_the_run_as_it_forked(tiny, tmp_path, m
     assert found.keys() == before.keys()
     for path, array in found.items():
         np.testing.assert_array_equal(array, before[path][[checkpoint.lane] * 2])
+    alone = load(checkpoint)
+    assert alone.task is not None
+    assert (alone.update, alone.task.index) == (5, whole.tasks[0].index)
+    for path, array in arrays_of(alone.learner.networks).items():
+        np.testing.assert_array_equal(array, before[path][[checkpoint.lane]])
 
 
 ACTING = {

@@ -513,11 +513,15 @@ def test_the_script_forks_where_it_says():
     *forked, again = forked
     assert all(set(fork.branches) == set(CORE) for fork in forked[1:-1:2])
     assert set(forked[-1].branches) | set(again.branches) == set(ARMS)
-    first, switch, half, second = again.branches["inject_twice"]
+    first, switch, half, second, rest = again.branches["inject_twice"]
     assert first == second == Intervene(Inject("hidden2"))
     assert switch == forked[-1].then[0]
-    assert (half.steps, half.task.index, half.record_every) == (50, 12, 10)
-    assert [(train.steps, train.task.index, train.record_every) for train in again.then] == [(50, 12, 10)]
+    for train in (half, rest):
+        assert (train.steps, train.task.index, train.record_every) == (50, 12, 10)
+    for steps in (1, 2, 5, 6, 11):
+        short = script(replace(config, steps_per_task=steps), tuple(stream(config)))
+        twice = short[-1].branches["inject_twice"]
+        assert sum(event.steps for event in twice if isinstance(event, Train)) == steps
     for same, following in zip(forked[::2], forked[1::2], strict=True):
         (train,) = same.then
         assert train.steps == train.record_every == 2
@@ -571,8 +575,11 @@ def test_agents_are_saved_along_the_way():
     # Copies leave the run where the networks were saved, and end where the next ones are.
     forked = [(place, event) for place, event in enumerate(events) if isinstance(event, Fork)]
     assert [events[place - 1].name for place, _ in forked] == ["quarter1", "quarter2", "quarter3"]
-    for _, fork in forked:
-        assert fork.branches == {"inject": (Intervene(Inject(GAME_HEAD)),)}
+    for number, (_, fork) in enumerate(forked, 1):
+        assert set(fork.branches) == {"inject"}
+        inject, save, jump = fork.branches["inject"]
+        assert (inject, save) == (Intervene(Inject(GAME_HEAD)), Save(f"injected{number}"))
+        assert jump.saves == (f"quarter{number}", f"injected{number}")
         assert [event.steps for event in fork.then] == [100]
 
 

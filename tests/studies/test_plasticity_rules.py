@@ -15,7 +15,7 @@ import pytest
 from neoteny.analysis.claims import evaluate
 from neoteny.studies.plasticity import CLAIMS, summary
 from neoteny.studies.plasticity.agents import AgentConfig
-from neoteny.studies.plasticity.runs import slopes
+from neoteny.studies.plasticity.runs import slopes, width_sweep
 from neoteny.studies.plasticity.walk import WalkConfig, times
 from plasticity_runs import case1_fields
 
@@ -384,7 +384,7 @@ def test_width_at_its_thresholds(rises, expected):
 def test_a_seed_without_one_of_its_widths_is_left_out():
     frame = widths({16: 0.5, 64: 0.4, 256: 0.3})
     missing = frame.filter((pl.col("width") != 256) | (pl.col("target_period") != 1) | (pl.col("seed") != 3))
-    tilt, wide = slopes(missing)
+    tilt, wide = slopes(width_sweep(missing))
     assert (len(tilt), len(wide)) == (SEEDS - 1, SEEDS - 1)
     np.testing.assert_allclose(tilt, -0.05)
     np.testing.assert_allclose(wide, 0.3)

@@ -30,6 +30,16 @@ def test_the_games_of_minatar_show_what_their_own_package_says(game):
     assert spec.time_limit == (2500 if game == "freeway" else None)
 
 
+def beside(original, step, state, action: int):
+    """One action here and in MinAtar's own package, which agree: (state, frame, reward, terminated)."""
+    state, after = step(state, jnp.int32(action), jax.random.key(0))
+    reward, terminated = original.act(action)
+    np.testing.assert_array_equal(after.frame, original.state())
+    assert (float(after.reward), bool(after.terminated)) == (reward, terminated)
+    assert not bool(after.truncated)
+    return state, after.frame, reward, terminated
+
+
 def test_breakout_plays_like_its_own_package():
     """Step for step, over episodes of the same actions; only where the ball starts is random."""
     from minatar import Environment
@@ -50,12 +60,7 @@ def test_breakout_plays_like_its_own_package():
             ball, paddle = np.argwhere(np.asarray(frame)[..., 1])[0][1], np.argwhere(np.asarray(frame)[9, :, 0])[0][0]
             follow = 1 if ball < paddle else 3 if ball > paddle else 0
             action = follow if rng.random() < 0.9 else int(rng.integers(6))
-            state, after = step(state, jnp.int32(action), jax.random.key(0))
-            reward, terminated = original.act(action)
-            frame = after.frame
-            np.testing.assert_array_equal(frame, original.state())
-            assert (float(after.reward), bool(after.terminated)) == (reward, terminated)
-            assert not bool(after.truncated)
+            state, frame, reward, terminated = beside(original, step, state, action)
             steps, rewards = steps + 1, rewards + reward
             if terminated:
                 break
@@ -93,12 +98,7 @@ def test_space_invaders_plays_like_its_own_package():
             shown = np.asarray(frame)
             directions |= {channel for channel in (2, 3) if shown[..., channel].any()}
             action = int(rng.integers(actions)) if rng.random() < noise else hunting(shown)
-            state, after = step(state, jnp.int32(action), jax.random.key(0))
-            reward, terminated = original.act(action)
-            frame = after.frame
-            np.testing.assert_array_equal(frame, original.state())
-            assert (float(after.reward), bool(after.terminated)) == (reward, terminated)
-            assert not bool(after.truncated)
+            state, frame, _, terminated = beside(original, step, state, action)
             steps += 1
             if terminated:
                 ends.add("bullet" if frame[9, np.argmax(frame[9, :, 0]), 5] else "alien")

@@ -41,7 +41,8 @@ def _made(name: str, minimal_actions: bool) -> tuple[Any, Any]:
     if name not in gymnax.registered_envs:
         raise UsageError(f"gymnax has no environment {name!r}; it has {', '.join(sorted(gymnax.registered_envs))}")
     arguments = {} if minimal_actions or not name.endswith("-MinAtar") else {"use_minimal_action_set": False}
-    environment, parameters = gymnax.make(name, **arguments)
+    with jax.ensure_compile_time_eval():  # some make arrays of their own, which would else be the caller's tracers
+        environment, parameters = gymnax.make(name, **arguments)
     if not hasattr(environment.action_space(parameters), "n"):
         raise UsageError(f"{name} has continuous actions; only environments with a number of actions are supported")
     # The limit is kept by `Gymnax`, in its own count.

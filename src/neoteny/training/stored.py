@@ -31,15 +31,19 @@ class Stored(NamedTuple):
 
 
 def load(checkpoint: Checkpoint) -> Stored:
-    """The checkpoint from its directory; StoreError for files that are damaged, UsageError for a changed study."""
+    """The checkpoint from its directory, at the fork if a branch was under way.
+
+    StoreError for files that are damaged, UsageError for a changed study.
+    """
     study, pack = checkpoint.study, checkpoint.pack
     whole = make_runner(study, checkpoint.plan, pack)
     store = Store(checkpoint.directory).pack(pack.name)
     try:
         if checkpoint.save is None:
             whole.restore(Cursor(*checkpoint.manifest.cursor), store.state(checkpoint.manifest))
-            learner = whole.changes.living(whole.state, whole.alive)
-            task, update = whole.here.task, int(whole.clock.update)
+            own = whole.outermost
+            learner = whole.changes.living(own.state, own.alive)
+            task, update = own.task, int(own.clock.update)
         else:
             saved = store.arrays(checkpoint.manifest, checkpoint.save)
             learner, task, update = whole.saved_learner(checkpoint.save, saved)

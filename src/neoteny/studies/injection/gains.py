@@ -20,12 +20,12 @@ PROXIES = {"dead_units": "all", "dormant_units": "all", "feature_rank": None, "w
 """Measurements at the fork that might stand for the gain -> their place, None where there is but one."""
 
 
-def relabel_rows(frame: pl.DataFrame, adam: tuple[float, float]) -> pl.DataFrame:
-    """Records of `relabel` with this Adam, none where the experiment is not among them."""
+def relabel_rows(frame: pl.DataFrame, adam: tuple[float, float], experiment: str = "relabel") -> pl.DataFrame:
+    """Records of `relabel` (or `settings`) with this Adam, none where the experiment is not among them."""
     if not {"tasks", "adam_b2"} <= set(frame.columns):
         return frame.clear()
     mine = (pl.col("adam_b2") == adam[0]) & (pl.col("adam_eps_root") == adam[1])
-    return frame.filter((pl.col("experiment") == "relabel") & mine)
+    return frame.filter((pl.col("experiment") == experiment) & mine)
 
 
 def varied(rows: pl.DataFrame) -> list[str]:
@@ -116,29 +116,9 @@ def extreme(values: pl.Series, seeds: int) -> Interval:
     return Interval(farthest, farthest, farthest, seeds)
 
 
-def _settings(frame: pl.DataFrame) -> pl.DataFrame:
-    """Records of `settings` with default Adam, none where the experiment is not among them."""
-    if not {"tasks", "adam_b2"} <= set(frame.columns):
-        return frame.clear()
-    default = (pl.col("adam_b2") == DEFAULT[0]) & (pl.col("adam_eps_root") == DEFAULT[1])
-    return frame.filter((pl.col("experiment") == "settings") & default)
-
-
-def spectral_gains(frame: pl.DataFrame) -> np.ndarray:
-    """Gain of injection at the last fork where the encoder is spectrally normalised: (seeds,), default Adam."""
-    middle = relabel_rows(frame, DEFAULT)
-    if middle.is_empty() or "spectral" not in frame.columns or varied(middle):
-        return np.array([])
-    rows = _settings(frame).filter(pl.col("spectral"))
-    for name in STRUCTURE[:-1]:
-        rows = rows.filter(pl.col(name) == middle[name][0])
-    return np.array([]) if rows.is_empty() else gain_at(rows, "inject", last_fork(rows))
-
-
 def along(frame: pl.DataFrame, axis: str) -> pl.DataFrame:
     """Gains at the last fork along one axis, default Adam: columns seed, setting, value. The middle is `relabel`'s."""
-    middle = relabel_rows(frame, DEFAULT)
-    others = _settings(frame)
+    middle, others = relabel_rows(frame, DEFAULT), relabel_rows(frame, DEFAULT, "settings")
     if middle.is_empty() or others.is_empty() or varied(middle):
         return pl.DataFrame()
     for name in STRUCTURE:
@@ -148,6 +128,12 @@ def along(frame: pl.DataFrame, axis: str) -> pl.DataFrame:
     columns = rows.select("run", "tasks", setting=pl.col(axis).cast(pl.Float64)).unique()
     gains = paired_gains(performance_of(rows), "inject").join(columns, on="run", how="inner")
     return gains.filter(pl.col("fork") == pl.col("tasks")).select("seed", "setting", "value").sort("setting", "seed")
+
+
+def spectral_gains(frame: pl.DataFrame) -> np.ndarray:
+    """Gain of injection at the last fork where the encoder is spectrally normalised: (seeds,), default Adam."""
+    gains = along(frame, "spectral")
+    return np.array([]) if gains.is_empty() else gains.filter(pl.col("setting") == 1)["value"].to_numpy()
 
 
 def growth_accuracy(frame: pl.DataFrame) -> pl.DataFrame:

@@ -205,7 +205,7 @@ def script(config: Config, tasks: tuple[Task, ...]) -> tuple[Event, ...]:
     """Fit each task's labels; at some, fork copies that go on with the same labels, and copies that get the next."""
     steps, points = config.steps_per_task, forks(config)
     every = tenth(steps)
-    half = min(steps, 5 * every)  # where a record ends
+    half = 5 * every if 5 * every < steps else steps // 2  # where a record ends, if there are so many
     events: list[Event] = []
     for done, (task, following) in enumerate(pairwise(tasks), 1):
         events += [
@@ -236,9 +236,9 @@ def script(config: Config, tasks: tuple[Task, ...]) -> tuple[Event, ...]:
             ),
         ]
         if "inject_twice" in names:
-            inject, rest = Intervene(Inject(HEAD)), steps - half
-            twice = (inject, Switch(following), Train(following, half, record_every=every), inject)
-            events.append(Fork({"inject_twice": twice}, then=(Train(following, rest, record_every=every),)))
+            inject = Intervene(Inject(HEAD))
+            one, two = ((Train(following, n, record_every=every),) if n else () for n in (half, steps - half))
+            events.append(Fork({"inject_twice": (inject, Switch(following), *one, inject, *two)}))
     return tuple(events)
 
 

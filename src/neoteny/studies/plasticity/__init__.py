@@ -22,7 +22,6 @@ from neoteny.studies.plasticity.runs import (
     AGENT_STRUCTURE,
     SETTING,
     SETTINGS,
-    WIDTH_STRUCTURE,
     accuracy_by_task,
     at_end,
     by_task,
@@ -34,6 +33,7 @@ from neoteny.studies.plasticity.runs import (
     together,
     varied,
     why_unfit,
+    width_sweep,
 )
 from neoteny.studies.plasticity.walk import walk
 
@@ -54,13 +54,13 @@ PRESETS = {
 }
 
 
+LOST = 2.0
+"""A probe loss that says more than that nothing was learned: the targets vary by about 0.5."""
+
+
 def summary(frame: pl.DataFrame) -> tuple[str, ...]:
     """What was measured, in a sentence for each Adam setting and for the agents, and what claims alone would hide."""
     return (*_told_of_labels(frame), *_told_of_agents(frame), *_told_of_widths(frame))
-
-
-LOST = 2.0
-"""A probe loss that says more than that nothing was learned: the targets vary by about 0.5."""
 
 
 def _told_of_agents(frame: pl.DataFrame) -> list[str]:
@@ -83,10 +83,8 @@ def _told_of_agents(frame: pl.DataFrame) -> list[str]:
 
 def _told_of_widths(frame: pl.DataFrame) -> list[str]:
     """Which agents of the width sweep decide its means alone."""
-    table = at_end(probed(frame, "width"))
-    if table.is_empty() or mixed_fields(table, WIDTH_STRUCTURE):
-        return []
-    lost = table.filter(pl.col("final") > LOST)
+    table = width_sweep(frame)
+    lost = table.filter(pl.col("final") > LOST) if len(table) else table
     if lost.is_empty():
         return []
     where = lost.group_by("width", "target_period").len().sort("width", "target_period")

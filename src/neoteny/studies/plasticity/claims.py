@@ -55,7 +55,7 @@ from neoteny.studies.plasticity.runs import (
     walk_rows,
     why_agents_unfit,
     why_unfit,
-    width_is_of,
+    width_sweep,
 )
 
 
@@ -243,10 +243,12 @@ def _width(frame: pl.DataFrame) -> Verdict:
     unfit = why_agents_unfit(frame, "width", WIDTH_STRUCTURE)
     if unfit is not None:
         return unfit
-    network, treated = width_is_of(frame)
-    if network != "mlp" or treated != NOTHING:
-        return not_run(f"is about MLPs that nothing is done about, not {network} with {' and '.join(treated)}")
-    tilt, wide = slopes(frame)
+    row = agent_rows(frame, "width").row(0, named=True)
+    if (row["network"], row["treatment"], row["output"]) != ("mlp", *NOTHING):
+        treated = f"{row['network']} with {row['treatment']} and {row['output']}"
+        return not_run(f"is about MLPs that nothing is done about, not {treated}")
+    ends = width_sweep(frame)
+    tilt, wide = slopes(ends)
     if len(tilt) < 2:
         return not_run("needs at least two seeds with finished runs of width at two widths or more")
     decided = all_of(
@@ -255,10 +257,10 @@ def _width(frame: pl.DataFrame) -> Verdict:
             named("rise at the largest width", verdict(mean_estimate(wide), Above(0.0))),
         ]
     )
-    periods = sorted(agent_rows(frame, "width")["target_period"].unique().to_list())
+    periods = sorted(ends["target_period"].unique().to_list())
     beside = []
     for period in periods if len(periods) > 1 else ():
-        tilt, wide = slopes(frame, period)
+        tilt, wide = slopes(ends.filter(pl.col("target_period") == period))
         if len(tilt) > 1:
             copied = f"target copied every {period:,} (reported, not claimed)"
             beside += [

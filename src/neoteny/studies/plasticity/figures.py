@@ -18,7 +18,6 @@ from neoteny.studies.plasticity.runs import (
     SETTING,
     SETTINGS,
     WALK_STRUCTURE,
-    WIDTH_STRUCTURE,
     agent_rows,
     at_end,
     case1_rows,
@@ -28,7 +27,7 @@ from neoteny.studies.plasticity.runs import (
     setting_name,
     varied,
     walk_rows,
-    width_is_of,
+    width_sweep,
 )
 
 if TYPE_CHECKING:
@@ -279,8 +278,8 @@ def _falsification(frame: pl.DataFrame) -> Figure | None:
 def _width_figure(frame: pl.DataFrame) -> Figure | None:
     from neoteny.report.figures import curves
 
-    table = at_end(probed(frame, "width"))
-    if table.is_empty() or mixed_fields(table, WIDTH_STRUCTURE) or width_is_of(frame)[0] != "mlp":
+    table = width_sweep(frame)
+    if table.is_empty():
         return None
     table = table.sort("target_period", "width").with_columns(
         pl.col("width").cast(pl.String),

@@ -275,15 +275,22 @@ def group_names(keys: Sequence[tuple]) -> dict[tuple, str]:
     return called
 
 
-def slopes(frame: pl.DataFrame, target_period: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Of the width sweep, for every seed: slope of the rise on log2(width), and the rise at the largest width.
-
-    At each width the rise is the mean over target periods, or that of one. Seeds that lack one of the agents are left
-    out.
+def width_sweep(frame: pl.DataFrame) -> pl.DataFrame:
+    """The last probe of every agent of `width`; empty where they are not MLPs that nothing is done about, or differ in
+    more than width and target period.
     """
     ends = at_end(probed(frame, "width"))
-    if target_period is not None and len(ends):
-        ends = ends.filter(pl.col("target_period") == target_period)
+    if ends.is_empty() or mixed_fields(ends, WIDTH_STRUCTURE):
+        return ends.clear()
+    bare = (pl.col("treatment") == NOTHING[0]) & (pl.col("output") == NOTHING[1])
+    return ends.filter((pl.col("network") == "mlp") & bare)
+
+
+def slopes(ends: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Of the width sweep, for every seed: slope of the rise on log2(width), and the rise at the largest width.
+
+    At each width the rise is the mean over target periods. Seeds that lack one of the agents are left out.
+    """
     if ends.is_empty() or ends["width"].n_unique() < 2:
         return np.array([]), np.array([])
     agents = ends.select("width", "target_period").n_unique()
@@ -294,12 +301,6 @@ def slopes(frame: pl.DataFrame, target_period: int | None = None) -> tuple[np.nd
         tilt.append(float(np.polyfit(np.log2(part["width"].to_numpy()), part["rise"].to_numpy(), 1)[0]))
         wide.append(float(part["rise"][-1]))
     return np.array(tilt), np.array(wide)
-
-
-def width_is_of(frame: pl.DataFrame) -> tuple[str, tuple[str, str]]:
-    """Network, and (treatment, output), of the width sweep, which has one of each."""
-    row = agent_rows(frame, "width").row(0, named=True)
-    return row["network"], (row["treatment"], row["output"])
 
 
 # Walk -------------------------------------------------------------------------------------------------------------
