@@ -122,7 +122,7 @@ class StableBaselines:
         self._learn(FILLED + 40 * STEPS)
         self.detail: dict[str, Any] = {
             "threads": threads,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "stable_baselines3": stable_baselines3.__version__,
         }
 
