@@ -8,15 +8,18 @@ steps.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from neoteny.agents.atari import FRAME_SKIP, AtariDQN
 from neoteny.agents.minatar import MinAtarDQN
+from neoteny.lab.study import Axes, Experiment
 from neoteny.learners.learner import Learner
 from neoteny.networks import Norm
 from neoteny.tasks.environments import environments
 from neoteny.tasks.experience import DeviceExperience
+from neoteny.tasks.host_experience import HostExperience
 from neoteny.tasks.streams import Stream
 from neoteny.training.events import AnyTask, Evaluate, Event, Train
 
@@ -93,15 +96,29 @@ def atari_agent(config: Any) -> AtariDQN:
     )
 
 
-def atari_stream(config: Any, agent: AtariDQN) -> Stream:
-    """The game."""
-    return environments([agent.environment(config.game)])
+def atari_experiment(
+    config: type,
+    axes: Callable[[str], Axes | Sequence[Axes]],
+    agent: Callable[[Any], AtariDQN],
+    script: Callable[[Any, tuple[AnyTask, ...]], tuple[Event, ...]],
+) -> Experiment:
+    """The experiment `atari`, one lane at a time, as a replay is large.
 
+    agent(config) is the agent but for the learning rate; the rest is as in `Experiment`.
+    """
 
-def atari_learner(config: Any, agent: AtariDQN) -> Learner:
-    """Double DQN on the Nature network, inside the traced program."""
-    actions = agent.environment(config.game).specification.actions
-    return replace(agent, learning_rate=config.learning_rate).learner(actions)
+    def stream(config: Any) -> Stream:
+        return environments([agent(config).environment(config.game)])
+
+    def learner(config: Any) -> Learner:
+        playing = agent(config)
+        actions = playing.environment(config.game).specification.actions
+        return replace(playing, learning_rate=config.learning_rate).learner(actions)
+
+    def source(config: Any) -> HostExperience:
+        return agent(config).source()
+
+    return Experiment("atari", config, axes, stream, learner, script, source, lanes=1)
 
 
 RECORDS = 5

@@ -14,14 +14,11 @@ import polars as pl
 from neoteny.agents.atari import FRAME_SKIP, AtariDQN
 from neoteny.interventions import Inject
 from neoteny.lab.configs import Lane
-from neoteny.lab.study import Experiment, StudyFigure
-from neoteny.learners.learner import Learner
+from neoteny.lab.study import StudyFigure
 from neoteny.probes import dead_units, dormant_units, feature_rank, weight_norm
-from neoteny.studies.games import atari_agent, atari_learner, atari_rounds, atari_stream
+from neoteny.studies.games import atari_agent, atari_experiment, atari_rounds
 from neoteny.studies.injection.gains import mean_over_seeds
 from neoteny.studies.injection.relabel import PARAMETERS, output_jump
-from neoteny.tasks.host_experience import HostExperience
-from neoteny.tasks.streams import Stream
 from neoteny.training.events import AnyTask, Event, Fork, Intervene, Probe, Save, Switch
 
 if TYPE_CHECKING:
@@ -91,21 +88,6 @@ def agent(config: Any) -> AtariDQN:
         evaluation_limit=config.evaluation_limit,
         sticky=config.sticky,
     )
-
-
-def stream(config: AtariConfig) -> Stream:
-    """The game."""
-    return atari_stream(config, agent(config))
-
-
-def learner(config: AtariConfig) -> Learner:
-    """Double DQN on the Nature network."""
-    return atari_learner(config, agent(config))
-
-
-def source(config: AtariConfig) -> HostExperience:
-    """Its emulators, exploration and replay."""
-    return agent(config).source()
 
 
 SAVES = 5
@@ -194,7 +176,7 @@ def axes(preset: str) -> Any:
     return SIZES.get(preset, ())
 
 
-atari = Experiment("atari", AtariConfig, axes, stream, learner, script, source, lanes=1)
+atari = atari_experiment(AtariConfig, axes, agent, script)
 
 
 RANDOM = {

@@ -19,9 +19,8 @@ from neoteny.studies.games import (
     MINATAR_SMOKE,
     Game,
     atari_agent,
-    atari_learner,
+    atari_experiment,
     atari_rounds,
-    atari_stream,
     check_minatar,
     minatar_learner,
     minatar_source,
@@ -29,8 +28,6 @@ from neoteny.studies.games import (
 )
 from neoteny.studies.plasticity.shared import check_positive
 from neoteny.tasks.environments import EnvironmentTask
-from neoteny.tasks.host_experience import HostExperience
-from neoteny.tasks.streams import Stream
 from neoteny.training.events import AnyTask, Evaluate, Event, Probe, Switch, Train
 
 PARTS = 10
@@ -163,21 +160,6 @@ def agent(config: AtariConfig) -> AtariDQN:
     return replace(atari_agent(config), norm=_norm(config.layer_norm))
 
 
-def stream(config: AtariConfig) -> Stream:
-    """The game."""
-    return atari_stream(config, agent(config))
-
-
-def learner(config: AtariConfig) -> Learner:
-    """Double DQN on the Nature network."""
-    return atari_learner(config, agent(config))
-
-
-def source(config: AtariConfig) -> HostExperience:
-    """Its emulators, exploration and replay."""
-    return agent(config).source()
-
-
 def atari_script(config: AtariConfig, tasks: tuple[AnyTask, ...]) -> tuple[Event, ...]:
     """Train and evaluate in turn."""
     task = tasks[0]
@@ -190,4 +172,4 @@ def atari_axes(preset: str) -> dict | list[dict]:
     return {"game": ATARI, "layer_norm": (False, True), "seed": (0, 1, 2)} if preset == "paper" else []
 
 
-atari = Experiment("atari", AtariConfig, atari_axes, stream, learner, atari_script, source, lanes=1)
+atari = atari_experiment(AtariConfig, atari_axes, agent, atari_script)
