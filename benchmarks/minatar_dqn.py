@@ -98,7 +98,7 @@ class Torch:
         self._online, self._target = network(), network()
         self._target.load_state_dict(self._online.state_dict())
         self._optimizer = torch.optim.RMSprop(
-            self._online.parameters(), lr=RATE, alpha=0.95, centered=True, eps=0.01, momentum=0.95, foreach=True
+            self._online.parameters(), lr=RATE, alpha=0.95, centered=True, eps=0.01, foreach=True
         )
         self._frames = np.zeros((CAPACITY, *SHAPE), bool)
         self._next = np.zeros((CAPACITY, *SHAPE), bool)

@@ -29,7 +29,7 @@ class MinAtarDQN:
     channels: int = 16
     width: int = 128
     norm: Norm = Norm.NONE
-    learning_rate: Any = 2.5e-4  # centred RMSProp, decay 0.95, momentum 0.95, epsilon 0.01
+    learning_rate: Any = 2.5e-4  # centred RMSProp, decay 0.95, epsilon 0.01, no momentum
     batch: int = 32
     replay: int = 100_000
     learning_starts: int = 5_000
