@@ -13,6 +13,8 @@ from neoteny.learners import CopyEvery, OfflineObjective, Outcomes, Polyak, Scal
 from neoteny.learners.learner import Batch
 from neoteny.learners.offline_q import rank_penalty
 from neoteny.networks import Dense, Network, mlp
+from neoteny.probes import effective_rank
+from neoteny.probes.dormancy import dead_fraction
 from neoteny.training.clock import Clock
 
 STATES, ACTIONS, DISCOUNT = 5, 2, 0.9
@@ -231,7 +233,7 @@ def test_a_lane_alone_is_the_same_lane_among_45():
     assert not np.allclose(np.asarray(jax.tree.leaves(together)[0])[7], np.asarray(jax.tree.leaves(together)[0])[8])
 
 
-def test_dead_features_leave_the_choice_to_the_bias():
+def test_dead_features_have_no_rank_and_leave_the_choice_to_the_bias():
     maker = mlp(STATES, [8], ACTIONS)
     learner, state = prepared("q", maker=maker)
     network = state.networks["online"]
@@ -242,6 +244,9 @@ def test_dead_features_leave_the_choice_to_the_bias():
         moved = eqx.tree_at(lambda s: s.networks["online"], state, network.replace(hidden1=dead, head=biased))
         assert learner.act is not None
         assert np.all(np.asarray(learner.act(moved, batch().inputs, jax.random.key(0))) == best)
+        features = np.asarray(moved.networks["online"](batch().inputs).stages["hidden1"])
+        assert effective_rank(features) == 0
+        assert dead_fraction(features) == 1
 
 
 def test_the_rank_penalty_is_the_spread_of_the_squared_singular_values():

@@ -4,6 +4,7 @@ import ast
 import math
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from neoteny.probes import arrays, rank
 from neoteny.probes.arrays import centre, flatten_features, pool_features, singular_values
+from neoteny.probes.dormancy import dead_fraction
 from neoteny.probes.rank import (
     effective_rank,
     entropy_rank,
@@ -146,6 +148,28 @@ class TestClosedForms:
             features = np.maximum(rng.standard_normal((200, 16)), 0)
             features[:, live:] = 0
             assert effective_rank(features, delta=1e-9) == live
+
+    @given(seed=seeds, scale=st.floats(1e-3, 1e3))
+    @settings(max_examples=60, deadline=None)
+    def test_relu_features_have_no_more_ranks_than_live_units(self, seed, scale):
+        rng = np.random.default_rng(seed)
+        features = np.maximum(rng.standard_normal((30, 12)) + rng.uniform(-4, 1, 12), 0).astype(np.float32) * scale
+        live = 12 - 12 * dead_fraction(features)
+        assert effective_rank(features) <= round(live)
+        assert effective_rank(features, delta=1e-12) <= round(live)
+
+    def test_a_jax_program_counts_the_same_on_a_hundred_matrices(self):
+        @jax.jit
+        def counted(features):
+            values = jnp.cumsum(jnp.linalg.svd(features, compute_uv=False), axis=-1)
+            return jnp.sum(values < 0.99 * values[..., -1:], axis=-1) + 1
+
+        rng = np.random.default_rng(0)
+        features = jnp.asarray(rng.standard_normal((100, 40, 12)) * 10.0 ** rng.uniform(-2, 0, (100, 1, 12)), "float32")
+        found = effective_rank(features)
+        np.testing.assert_array_equal(found, [paper_code(np.asarray(each, np.float64)) for each in features])
+        np.testing.assert_array_equal(found, counted(features))
+        assert len(np.unique(found)) > 3
 
 
 class TestPaperCode:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
@@ -567,6 +568,50 @@ def test_seeds_meet_the_data_in_another_order_though_they_begin_alike():
     first, second = ([row.value for row in rows if row.run == name] for name in names)
     assert len(first) == len(second) > 0
     assert first != second
+
+
+def test_seeds_differ_in_their_networks_and_in_the_episodes_they_are_judged_by():
+    """Before the first update what differs is the network; of one network that never moves, the episodes it plays."""
+    made = learner(SMALL)
+    same = made._replace(
+        init=lambda key: made.init(jax.random.key(0)), act=lambda state, seen, key: jnp.ones(len(seen), jnp.int32)
+    )
+    sweep, names = STUDY.experiment("sweep"), ["run0", "run1"]
+    still = replace(sweep, learner=lambda config: same)
+    configs = [replace(SMALL, updates=10, episodes=64, seed=seed) for seed in (0, 1)]
+
+    def begun(experiment) -> list[tuple[float, ...]]:
+        """What is measured first: by seed, of the networks and of the episodes."""
+        rows = [record for tick in Runner(experiment, configs, names).ticks() for record in tick.records]
+        shown = ("largest_value", "return")
+        return [tuple(row.value for row in rows if row.metric == name and row.step == 0) for name in shown]
+
+    networks, _ = begun(sweep)
+    alike, returns = begun(still)
+    assert len(networks) == len(alike) == len(returns) == 2
+    assert networks[0] != networks[1]
+    assert alike[0] == alike[1]
+    assert returns[0] != returns[1]
+
+
+def test_a_run_stopped_anywhere_goes_on_to_the_same_records():
+    configs = [replace(SMALL, objective="bve", target_period=7, seed=seed) for seed in (0, 1)]
+    configs[1] = replace(configs[1], learning_rate=1e30)  # and a lane that diverges
+
+    def begun() -> Runner:
+        return Runner(STUDY.experiment("sweep"), configs, ["run0", "run1"])
+
+    ticks = [tick.records for tick in begun().ticks()]
+    whole = [record for records in ticks for record in records]
+    assert len(ticks) > 5
+    for stop in range(1, len(ticks), 3):
+        first, second = begun(), begun()
+        kept, source = [], first.ticks()
+        for _ in range(stop):
+            kept += next(source).records
+        second.restore(first.cursor, first.arrays())
+        rest = [record for tick in second.ticks() for record in tick.records]
+        assert pl.DataFrame(kept + rest).equals(pl.DataFrame(whole)), f"stopped after tick {stop}"
 
 
 def test_a_lane_with_a_huge_rate_diverges_and_is_judged_all_the_same():
