@@ -76,12 +76,12 @@ def dqn(
 
 
 def minatar_rmsprop(learning_rate: float = 2.5e-4) -> optax.GradientTransformation:
-    """Centred RMSProp of MinAtar's DQN: decay 0.95, epsilon 0.01 added to the root, no momentum (Young &
-    Tian 2019, published code).
+    """Centred RMSProp of MinAtar's DQN: decay 0.95, epsilon 0.01 added to the root, no momentum (Young & Tian 2019,
+    published code).
 
-    That code names the decay of the gradient's moment `GRAD_MOMENTUM`, after Mnih et al. 2015, and its published curves
-    were made without heavy-ball momentum, which would make steps twenty times as large
-    (https://github.com/kenjyoung/MinAtar/pull/37).
+    That code names a constant `GRAD_MOMENTUM`, after the decay of the gradient's moment in Mnih et al. 2015, and until
+    2024 did not use it, which its author believes was meant (https://github.com/kenjyoung/MinAtar/pull/37); one stored
+    version passes it as heavy-ball momentum, with which steady steps are twenty times as large.
     """
     return optax.rmsprop(learning_rate, decay=0.95, eps=0.01, eps_in_sqrt=False, centered=True, initial_scale=0.0)
 
